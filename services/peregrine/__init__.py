@@ -1,0 +1,1 @@
+"""Peregrine runs AI agents fast: durable streamed runs over gRPC, parallel tools, real caching."""
