@@ -1,0 +1,1 @@
+"""What tests share: bounded waiting, a fault proxy, DSNs. Fixtures are in tests/conftest.py."""
