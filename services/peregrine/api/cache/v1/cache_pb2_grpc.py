@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class CacheServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Entries, their invalidation, and the policies that say how long they live.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -102,7 +103,8 @@ class CacheServiceStub:
 
 
 class CacheServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Entries, their invalidation, and the policies that say how long they live.
+    """
 
     def Get(self, request, context):
         """One entry. Idempotent. INVALID_ARGUMENT / KEY_INVALID.
@@ -119,7 +121,8 @@ class CacheServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetOrLease(self, request, context):
-        """The entry, or the right to compute it, or the wait for whoever does, within the deadline. INVALID_ARGUMENT / KEY_INVALID.
+        """The entry, or the right to compute it, or the wait for whoever does, within the deadline. Not idempotent: a lease given to
+        a caller that never heard of it runs out by itself. INVALID_ARGUMENT / KEY_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,14 +158,14 @@ class CacheServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchInvalidations(self, request, context):
-        """The feed of invalidations from a position on; never ends. OUT_OF_RANGE / EVENTS_COMPACTED: forget everything, begin anew.
+        """The feed of invalidations from a position on; never ends. Idempotent. OUT_OF_RANGE / EVENTS_COMPACTED: forget everything, begin anew.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Warm(self, request, context):
-        """Loads entries ahead of need, with progress. FAILED_PRECONDITION / LOADER_UNKNOWN.
+        """Loads entries ahead of need, with progress. Idempotent: what is there is not loaded again. FAILED_PRECONDITION / LOADER_UNKNOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -274,7 +277,8 @@ def add_CacheServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CacheService:
-    """Missing associated documentation comment in .proto file."""
+    """Entries, their invalidation, and the policies that say how long they live.
+    """
 
     @staticmethod
     def Get(request,

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class LlmServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Calls of the model, each a generation with a log of its own.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -67,7 +68,8 @@ class LlmServiceStub:
 
 
 class LlmServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Calls of the model, each a generation with a log of its own.
+    """
 
     def Generate(self, request, context):
         """Makes one model call and streams its generation log. Cancelling the call ends the upstream request, unless others
@@ -160,7 +162,8 @@ def add_LlmServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LlmService:
-    """Missing associated documentation comment in .proto file."""
+    """Calls of the model, each a generation with a log of its own.
+    """
 
     @staticmethod
     def Generate(request,

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class MemoryServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Conversations and profiles of the user who calls.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -112,7 +113,8 @@ class MemoryServiceStub:
 
 
 class MemoryServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Conversations and profiles of the user who calls.
+    """
 
     def BeginTurn(self, request, context):
         """Begins a turn in one round trip: appends the user's message and returns the window of the conversation for the model and
@@ -309,7 +311,8 @@ def add_MemoryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MemoryService:
-    """Missing associated documentation comment in .proto file."""
+    """Conversations and profiles of the user who calls.
+    """
 
     @staticmethod
     def BeginTurn(request,

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class OrchestratorServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Starts runs and reads their logs.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -72,7 +73,8 @@ class OrchestratorServiceStub:
 
 
 class OrchestratorServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Starts runs and reads their logs.
+    """
 
     def Chat(self, request, context):
         """Starts a run and streams its events to the end: StartRun and WatchRun in one call. When the connection is lost, read on
@@ -179,7 +181,8 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OrchestratorService:
-    """Missing associated documentation comment in .proto file."""
+    """Starts runs and reads their logs.
+    """
 
     @staticmethod
     def Chat(request,
@@ -372,7 +375,8 @@ class OrchestratorService:
 
 
 class AgentServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """The agents that runs are made with.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -403,7 +407,8 @@ class AgentServiceStub:
 
 
 class AgentServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """The agents that runs are made with.
+    """
 
     def ApplyAgent(self, request, context):
         """Creates or replaces an agent; runs under way go on with the definition they began with. Idempotent: the same definition
@@ -466,7 +471,8 @@ def add_AgentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AgentService:
-    """Missing associated documentation comment in .proto file."""
+    """The agents that runs are made with.
+    """
 
     @staticmethod
     def ApplyAgent(request,
@@ -578,7 +584,8 @@ class AgentService:
 
 
 class CoordinatorServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Work for several agents, and how well they did it.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -599,7 +606,8 @@ class CoordinatorServiceStub:
 
 
 class CoordinatorServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Work for several agents, and how well they did it.
+    """
 
     def DistributeTasks(self, request, context):
         """Gives tasks to the agents that are able to do them, in parallel where they do not depend on one another, and streams what
@@ -638,7 +646,8 @@ def add_CoordinatorServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CoordinatorService:
-    """Missing associated documentation comment in .proto file."""
+    """Work for several agents, and how well they did it.
+    """
 
     @staticmethod
     def DistributeTasks(request,

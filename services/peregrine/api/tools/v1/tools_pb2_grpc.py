@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class ToolServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Runs tools, and keeps the list of them.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -72,7 +73,8 @@ class ToolServiceStub:
 
 
 class ToolServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Runs tools, and keeps the list of them.
+    """
 
     def ExecuteTool(self, request, context):
         """Runs one tool call and waits for its result. Idempotent for tools that are; a WRITE is run at most once per
@@ -177,7 +179,8 @@ def add_ToolServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ToolService:
-    """Missing associated documentation comment in .proto file."""
+    """Runs tools, and keeps the list of them.
+    """
 
     @staticmethod
     def ExecuteTool(request,
