@@ -134,6 +134,13 @@ class Internal(PeregrineError):
     code = grpc.StatusCode.INTERNAL
 
 
+class StartRefused(FailedPrecondition):
+    """A process cannot start as it is configured; the message is one line that says what to do."""
+
+    def __init__(self, message: str, *, reason: str = "START_REFUSED") -> None:
+        super().__init__(message, reason=reason)
+
+
 _BY_CODE: dict[grpc.StatusCode, type[PeregrineError]] = {
     kind.code: kind
     for kind in (
