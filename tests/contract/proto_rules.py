@@ -94,7 +94,7 @@ def names_are_in_their_case(contract: Contract) -> Iterator[str]:
             yield f"{field.where}: {field.name} is not lower_snake_case"
 
 
-def every_rpc_has_its_own_messages(contract: Contract) -> Iterator[str]:
+def rpcs_own_their_messages(contract: Contract) -> Iterator[str]:
     used: dict[str, Rpc] = {}
     for rpc in contract.rpcs():
         package = rpc.service.rpartition(".")[0]
@@ -108,7 +108,7 @@ def every_rpc_has_its_own_messages(contract: Contract) -> Iterator[str]:
             yield f"{rpc.where}: {rpc.short} streams its request"
 
 
-def only_timestamp_and_duration_are_well_known(contract: Contract) -> Iterator[str]:
+def open_json_is_no_struct(contract: Contract) -> Iterator[str]:
     for field in contract.fields():
         if field.type.startswith("google.") and field.type not in WELL_KNOWN:
             yield f"{field.where}: {field.name} is a {field.type}; open JSON is common.v1.Json"
@@ -235,8 +235,8 @@ RULES: tuple[Rule, ...] = (
     package_is_the_directory,
     only_common_is_shared,
     names_are_in_their_case,
-    every_rpc_has_its_own_messages,
-    only_timestamp_and_duration_are_well_known,
+    rpcs_own_their_messages,
+    open_json_is_no_struct,
     enums_begin_unspecified,
     timestamps_end_in_time,
     json_is_never_text,
@@ -289,5 +289,3 @@ def _enums(contract: Contract) -> Iterator[Enum]:
 
 def _upper_snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).upper()
-
-

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from google.protobuf import descriptor_pb2
-from grpc_tools import protoc
+from grpc_tools import protoc  # type: ignore[import-untyped] # ships no annotations
 
 from tests.contract.repository import PROTOS
 

@@ -27,11 +27,15 @@ class Module:
 
     @property
     def unit(self) -> str:
-        """What the layers are drawn between: the service (or kit, client …), or the root."""
-        parts = self.name.split(".")
-        if parts[0] != "peregrine":
-            return parts[0]
-        return parts[1] if len(parts) > 1 else "peregrine"
+        return unit_of(self.name)
+
+
+def unit_of(name: str) -> str:
+    """What the layers are drawn between: the service, kit, client …; `peregrine` is the entry."""
+    parts = name.split(".")
+    if parts[0] != "peregrine" or len(parts) == 1 or parts[1] == "__main__":
+        return parts[0]
+    return parts[1]
 
 
 def module(name: str, source: str) -> Module:
@@ -69,7 +73,9 @@ def tracked_files() -> tuple[Path, ...]:
         listed = subprocess.run(
             ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, timeout=30
         ).stdout.decode()
-        return tuple(path for name in listed.split("\0") if name and (path := ROOT / name).is_file())
+        return tuple(
+            path for name in listed.split("\0") if name and (path := ROOT / name).is_file()
+        )
     return tuple(
         path
         for path in sorted(ROOT.rglob("*"))
