@@ -23,6 +23,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 import pytest
 import pytest_asyncio
 
+from peregrine.kit import postgres
 from peregrine.local import migrations, servers
 from peregrine.local.processes import Children
 from peregrine.local.servers import PostgresServer, RedisServer
@@ -56,10 +57,8 @@ async def postgres_server(
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def migrated_template(postgres_server: PostgresServer) -> str:
-    from peregrine.kit.postgres import migrate
-
     await postgres_server.create_database(_MIGRATED_TEMPLATE)
-    await migrate(postgres_server.dsn(_MIGRATED_TEMPLATE), migrations.COMPONENTS)
+    await postgres.migrate(postgres_server.dsn(_MIGRATED_TEMPLATE), migrations.COMPONENTS)
     return _MIGRATED_TEMPLATE
 
 

@@ -21,10 +21,10 @@ def run(environ: Mapping[str, str]) -> int:
         sys.stderr.write(f"{problem}\n")
         return 2
     try:
-        asyncio.run(postgres.migrate(dsn.reveal(), COMPONENTS))
+        applied = asyncio.run(postgres.migrate(dsn, COMPONENTS))
     except PeregrineError as problem:
         sys.stderr.write(f"The tables could not be migrated: {problem}\n")
         return 1
-    names = ", ".join(name for name, _ in COMPONENTS)
-    sys.stdout.write(f"The tables are up to date: {names}\n")
+    sys.stdout.write("".join(f"applied {migration}\n" for migration in applied))
+    sys.stdout.write("The tables are up to date\n")
     return 0

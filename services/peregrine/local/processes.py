@@ -10,6 +10,7 @@ loop, so a test suite that makes a loop per test can keep a server for the whole
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from types import TracebackType
 from typing import Self
 
 _POLL_SECONDS = 0.02
+_LAST_WORDS_BYTES = 16_384
+_SPEAKS_OF_ERROR = re.compile(r"error|fatal|panic|refused|denied", re.IGNORECASE)
 _WATCHDOG = Path(__file__).with_name("watchdog.py")
 _AS_USER = Path(__file__).with_name("as_user.py")
 
@@ -34,11 +37,14 @@ class ProcessFailed(Exception):
 class Child:
     """One running program. `log_path` holds everything it wrote."""
 
-    def __init__(self, *, name: str, process: subprocess.Popen[bytes], log_path: Path) -> None:
+    def __init__(
+        self, *, name: str, process: subprocess.Popen[bytes], log_path: Path, log_start: int
+    ) -> None:
         self.name = name
         self.pid = process.pid
         self.log_path = log_path
         self._process = process
+        self._log_start = log_start
 
     @property
     def returncode(self) -> int | None:
@@ -75,16 +81,20 @@ class Child:
         self._process.kill()
         self._process.wait(timeout)
 
-    def last_log_line(self) -> str:
-        """The last line it wrote that says something, or an empty string."""
+    def last_words(self) -> str:
+        """The most telling of the last lines it wrote: one that speaks of an error, or the last."""
         try:
             with self.log_path.open("rb") as log:
-                log.seek(0, os.SEEK_END)
-                log.seek(max(0, log.tell() - 16_384))
-                lines = log.read().decode(errors="replace").splitlines()
+                end = log.seek(0, os.SEEK_END)
+                # What was there before is a predecessor's, unless the log was cut back since.
+                start = self._log_start if self._log_start <= end else 0
+                log.seek(max(start, end - _LAST_WORDS_BYTES))
+                text = log.read().decode(errors="replace")
         except FileNotFoundError:
-            return ""
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+            text = ""
+        lines = [line.strip() for line in text.splitlines()[-20:] if line.strip()]
+        telling = (line for line in reversed(lines) if _SPEAKS_OF_ERROR.search(line))
+        return next(telling, lines[-1] if lines else "nothing")
 
     def ended(self) -> ProcessFailed:
         """The one-line account of an end that nobody asked for."""
@@ -93,8 +103,9 @@ class Child:
             how = f"was ended by {signal.Signals(-code).name}"
         else:
             how = f"ended with exit code {code}"
-        last = self.last_log_line() or "nothing"
-        return ProcessFailed(f"{self.name} {how}; its last words: {last} (log: {self.log_path})")
+        return ProcessFailed(
+            f"{self.name} {how}; its last words: {self.last_words()} (log: {self.log_path})"
+        )
 
 
 class User:
@@ -162,6 +173,11 @@ class Children:
         # communicate() writes the byte, closes the pipes and waits.
         watchdog.communicate(b".", timeout=10.0)
 
+    def kill(self) -> None:
+        """SIGKILL to all that run; whoever waits for them learns of it."""
+        for child in self.running():
+            child.send(signal.SIGKILL)
+
     def running(self) -> list[Child]:
         return [child for child in self._children if child.returncode is None]
 
@@ -183,6 +199,7 @@ class Children:
             arguments = user.command(arguments)
         # O_APPEND: the file can be cut back while the program writes to it.
         with log_path.open("ab") as log:
+            log_start = log.tell()
             try:
                 process = subprocess.Popen(  # noqa: S603 - no shell, commands are ours
                     arguments,
@@ -195,7 +212,7 @@ class Children:
                 )
             except OSError as problem:
                 raise ProcessFailed(f"{name} could not be started: {problem}") from problem
-        child = Child(name=name, process=process, log_path=log_path)
+        child = Child(name=name, process=process, log_path=log_path, log_start=log_start)
         self._children = [*self.running(), child]
         return child
 
@@ -216,6 +233,6 @@ async def until_ready(
         if time.monotonic() - started > deadline:
             raise ProcessFailed(
                 f"{child.name} was not ready within {deadline:g} s; its last words: "
-                f"{child.last_log_line() or 'nothing'} (log: {child.log_path})"
+                f"{child.last_words()} (log: {child.log_path})"
             )
         await asyncio.sleep(interval)

@@ -160,7 +160,7 @@ class RedisServer:
         return self._child
 
     def url(self, db: int = 0) -> str:
-        return f"unix://{self.socket_path}?{urlencode({'db': db})}"
+        return f"unix://{quote(str(self.socket_path))}?{urlencode({'db': db})}"
 
     async def start(self) -> None:
         """Start it on what is in its directory and wait until it answers."""

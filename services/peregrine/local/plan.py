@@ -1,0 +1,175 @@
+"""What runs locally and with which environment: pure, from settings to a list of programs.
+
+A secret is given only to the service that uses it. Each service listens on 127.0.0.1, finds its
+neighbours by their targets, and stops within a few seconds when it is told to.
+"""
+
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import peregrine
+from peregrine.local.processes import ProcessFailed
+from peregrine.local.settings import LocalSettings
+
+HOST = "127.0.0.1"
+
+# Seconds that calls in flight get when everything stops; Ctrl-C should not take long.
+DRAIN_SECONDS = 5.0
+
+_ONLY_FOR: Mapping[str, frozenset[str]] = {
+    "ANTHROPIC_": frozenset({"llm-gateway"}),
+    "PEREGRINE_ANTHROPIC_": frozenset({"llm-gateway"}),
+    "PEREGRINE_SECRET_": frozenset({"tools"}),
+    "PEREGRINE_POSTGRES_DSN": frozenset({"orchestrator", "memory", "tools", "llm-gateway"}),
+    "PEREGRINE_REDIS_URL": frozenset({"orchestrator", "llm-gateway"}),
+    "PEREGRINE_CACHE_REDIS_URL": frozenset({"orchestrator", "llm-gateway", "tools", "memory"}),
+    # One process's address is of no use to the next; here each service gets its own.
+    "PEREGRINE_LISTEN": frozenset(),
+    "PEREGRINE_METRICS_PORT": frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    number: int
+    variable: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A program to run. `ports[0]` is where it is reached; `grpc`: it has a health service."""
+
+    name: str
+    ports: tuple[Port, ...]
+    environ: Mapping[str, str]
+    grpc: bool = True
+
+    @property
+    def address(self) -> str:
+        return f"{HOST}:{self.ports[0].number}"
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        return (sys.executable, "-m", "peregrine", self.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stores:
+    """Where the state is: DSN and URLs, embedded or not."""
+
+    postgres_dsn: str
+    redis_url: str
+    cache_redis_url: str
+
+
+def ports(settings: LocalSettings) -> dict[str, tuple[Port, ...]]:
+    """The ports of each service that will run, in the order of start. 0 is replaced by a free one.
+
+    The cache (50054) and the edge (8080) are not built yet.
+    """
+    wanted = {
+        "memory": {"MEMORY": settings.memory_port},
+        "tools": {"TOOLS": settings.tools_port},
+        "llm-gateway": {"LLM_GATEWAY": settings.llm_gateway_port},
+        "orchestrator": {"ORCHESTRATOR": settings.orchestrator_port},
+    }
+    if settings.simulated:
+        wanted["simulator"] = {
+            "SIMULATOR": settings.simulator_port,
+            "SIMULATOR_CONTROL": settings.simulator_control_port,
+        }
+    return {
+        service: tuple(_reserve(service, name, number) for name, number in each.items())
+        for service, each in wanted.items()
+    }
+
+
+def services(
+    settings: LocalSettings,
+    *,
+    ports: Mapping[str, tuple[Port, ...]],
+    stores: Stores,
+    environ: Mapping[str, str],
+) -> list[Service]:
+    """Every service with its environment."""
+    shared = {
+        **targets(ports),
+        "PEREGRINE_POSTGRES_DSN": stores.postgres_dsn,
+        "PEREGRINE_REDIS_URL": stores.redis_url,
+        "PEREGRINE_CACHE_REDIS_URL": stores.cache_redis_url,
+        "PEREGRINE_REFLECTION": "true",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": _import_path(environ),
+    }
+    if "simulator" in ports:
+        # Where the model is said to be, and a key that could open nothing elsewhere.
+        api = ports["simulator"][0].number
+        shared["PEREGRINE_ANTHROPIC_BASE_URL"] = f"http://{HOST}:{api}"
+        shared["ANTHROPIC_API_KEY"] = "simulated"
+    defaults = {
+        "PEREGRINE_DRAIN_SECONDS": f"{DRAIN_SECONDS:g}",
+        "PEREGRINE_DOCS_DIR": str(settings.examples_dir / "docs"),
+    }
+    everything = defaults | dict(environ) | shared
+    return [
+        Service(
+            name=name,
+            ports=own,
+            environ=_for_service(name, everything) | _listen(name, own),
+            grpc=name != "simulator",
+        )
+        for name, own in ports.items()
+    ]
+
+
+def targets(ports: Mapping[str, tuple[Port, ...]]) -> dict[str, str]:
+    """The variables by which services and the CLI find each other."""
+    return {
+        f"PEREGRINE_{name.upper().replace('-', '_')}_TARGET": f"{HOST}:{own[0].number}"
+        for name, own in ports.items()
+        if name != "simulator"
+    }
+
+
+def _listen(name: str, own: tuple[Port, ...]) -> dict[str, str]:
+    if name == "simulator":
+        api, control = own
+        return {
+            "PEREGRINE_LISTEN": f"{HOST}:{api.number}",
+            "PEREGRINE_SIMULATOR_CONTROL_LISTEN": f"{HOST}:{control.number}",
+        }
+    return {"PEREGRINE_LISTEN": f"{HOST}:{own[0].number}"}
+
+
+def _for_service(name: str, environ: Mapping[str, str]) -> dict[str, str]:
+    return {
+        variable: value
+        for variable, value in environ.items()
+        if all(name in users for prefix, users in _ONLY_FOR.items() if variable.startswith(prefix))
+    }
+
+
+def _import_path(environ: Mapping[str, str]) -> str:
+    """This very package, also where it is not installed."""
+    root = str(Path(peregrine.__path__[0]).parent)
+    before = environ.get("PYTHONPATH", "")
+    return f"{root}:{before}" if before else root
+
+
+def _reserve(service: str, name: str, number: int) -> Port:
+    """Make sure that a port can be had; the number stays free until its service takes it."""
+    variable = f"PEREGRINE_LOCAL_{name}_PORT"
+    with socket.socket() as probe:
+        # As servers do: a port whose last connections are fading away is not in use.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, number))
+        except OSError as problem:
+            raise ProcessFailed(
+                f"port {number}, which the {service} needs, cannot be had ({problem.strerror}):"
+                f" stop what uses it, or choose another port with {variable}"
+            ) from problem
+        return Port(number=probe.getsockname()[1], variable=variable)
