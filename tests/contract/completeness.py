@@ -1,0 +1,67 @@
+"""Which RPCs of the contract are built: a servicer overrides them, the client calls them."""
+
+import ast
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Iterable
+from types import ModuleType
+
+from google.protobuf.descriptor import FileDescriptor
+
+from tests.contract.repository import Module
+
+APIS = ("orchestrator", "llm_gateway", "tools", "cache", "memory")
+
+
+def rpcs(file: FileDescriptor) -> set[str]:
+    """`Service/Rpc` of every RPC in the file."""
+    return {
+        f"{service.name}/{method.name}"
+        for service in file.services_by_name.values()
+        for method in service.methods
+    }
+
+
+def declared() -> set[str]:
+    found: set[str] = set()
+    for name in APIS:
+        found |= rpcs(importlib.import_module(f"peregrine.api.{name}.v1.{name}_pb2").DESCRIPTOR)
+    return found
+
+
+def implemented() -> set[str]:
+    """What the servicers in `peregrine.<service>.service` override."""
+    found: set[str] = set()
+    for name in APIS:
+        if importlib.util.find_spec(f"peregrine.{name}.service") is None:
+            continue
+        generated = importlib.import_module(f"peregrine.api.{name}.v1.{name}_pb2_grpc")
+        service = importlib.import_module(f"peregrine.{name}.service")
+        found |= overridden(service, generated)
+    return found
+
+
+def overridden(service: ModuleType, generated: ModuleType) -> set[str]:
+    """`Service/Rpc` for each method of a generated servicer that a class of `service` overrides."""
+    found = set()
+    for _, base in inspect.getmembers(generated, inspect.isclass):
+        if not base.__name__.endswith("Servicer"):
+            continue
+        for _, servicer in inspect.getmembers(service, inspect.isclass):
+            if servicer is base or not issubclass(servicer, base):
+                continue
+            for name in (name for name in vars(base) if not name.startswith("_")):
+                if getattr(servicer, name) is not getattr(base, name):
+                    found.add(f"{base.__name__.removesuffix('Servicer')}/{name}")
+    return found
+
+
+def called(modules: Iterable[Module]) -> set[str]:
+    """Names of RPCs that the client's source calls: `<stub>.Chat(...)`, also handed on uncalled."""
+    return {
+        node.attr
+        for module in modules
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Attribute) and node.attr[:1].isupper()
+    }
