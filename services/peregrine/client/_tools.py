@@ -1,0 +1,82 @@
+"""The tool registry, and single calls of tools: the client of the tool service."""
+
+from collections.abc import AsyncGenerator, Iterable
+from typing import ClassVar
+
+from peregrine.api.common.v1 import common_pb2
+from peregrine.api.tools.v1 import tools_pb2 as pb
+from peregrine.api.tools.v1 import tools_pb2_grpc as pb_grpc
+from peregrine.client._connection import ServiceClient, new_request_id, unary_methods
+from peregrine.kit.channel import ChannelPool
+from peregrine.kit.context import Identity
+
+
+class ToolsClient(ServiceClient):
+    """Lists, applies, deletes and calls tools. `timeout` must outlast the tools that are called."""
+
+    name: ClassVar[str] = "tools"
+
+    def __init__(
+        self,
+        target: str = "127.0.0.1:50053",
+        *,
+        connections: int = 2,
+        timeout: float = 30.0,
+        identity: Identity | None = None,
+    ) -> None:
+        super().__init__(target, connections=connections, timeout=timeout, identity=identity)
+
+    def _bind(self, pool: ChannelPool) -> None:
+        self._tools = pb_grpc.ToolServiceStub(pool)
+
+    def _idempotent(self) -> frozenset[str]:
+        # Whether running a tool twice is harmless is for its worker to know.
+        service = pb.DESCRIPTOR.services_by_name["ToolService"]
+        return unary_methods(service, without=frozenset({"ExecuteTool"}))
+
+    def list_tools(
+        self, *, names: Iterable[str] = (), limit: int | None = None
+    ) -> AsyncGenerator[pb.RegisteredTool, None]:
+        """Tools by name; only the named ones, unknown names left out, when there are any."""
+        request = pb.ListToolsRequest(names=list(names))
+        return self._list(self._tools.ListTools, request, "tools", limit)
+
+    async def apply_tool(
+        self,
+        tool: pb.Tool,
+        *,
+        expected_version: int | None = None,
+        request_id: str | None = None,
+    ) -> pb.RegisteredTool:
+        """Creates or replaces a tool; the same definition again keeps its version.
+
+        Raises:
+          InvalidArgument: TOOL_INVALID, with field violations. Aborted: VERSION_STALE.
+          FailedPrecondition: TOOL_BUILTIN.
+        """
+        request = pb.ApplyToolRequest(tool=tool, request_id=request_id or new_request_id())
+        if expected_version is not None:
+            request.expected_version = expected_version
+        response = await self._call(self._tools.ApplyTool, request)
+        applied: pb.RegisteredTool = response.tool
+        return applied
+
+    async def delete_tool(self, name: str, *, request_id: str | None = None) -> bool:
+        """Deletes a tool; False when there was none."""
+        request = pb.DeleteToolRequest(name=name, request_id=request_id or new_request_id())
+        response = await self._call(self._tools.DeleteTool, request)
+        return bool(response.deleted)
+
+    async def execute_tool(
+        self, tool: str, arguments: bytes, *, idempotency_key: str | None = None
+    ) -> pb.ToolResult:
+        """Runs one tool with a JSON object, as UTF-8. A failing tool is a result, not an error."""
+        call = pb.ToolCall(
+            call_id=new_request_id(),
+            tool=tool,
+            arguments=common_pb2.Json(utf8=arguments),
+            idempotency_key=idempotency_key or new_request_id(),
+        )
+        response = await self._call(self._tools.ExecuteTool, pb.ExecuteToolRequest(call=call))
+        result: pb.ToolResult = response.result
+        return result
