@@ -1,0 +1,54 @@
+"""Forgets request ids after the 24 hours for which they are honoured.
+
+Each replica does it on its own; rows that another one is at work on are skipped. Being late harms
+nothing: an id older than 24 hours counts as new whether its row is still there or not.
+"""
+
+import asyncio
+import random
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter
+
+from peregrine.kit.errors import PeregrineError
+from peregrine.memory.store import Store
+
+_ROWS_AT_ONCE = 1_000
+
+log = structlog.get_logger(__name__)
+
+
+class Expiry:
+    """Runs `sweep` every `interval` seconds (± 20 %, so that replicas do not meet)."""
+
+    def __init__(
+        self, *, store: Store, interval: float, registry: CollectorRegistry | None = None
+    ) -> None:
+        self._store = store
+        self._interval = interval
+        self._failures = Counter(
+            "peregrine_memory_expiry_failures_total",
+            "Sweeps of old request ids that failed",
+            registry=registry,
+        )
+
+    async def sweep(self) -> int:
+        """Deletes all that is old, a bounded number of rows at a time; returns how many."""
+        total = 0
+        while deleted := await self._store.expire_requests(limit=_ROWS_AT_ONCE):
+            total += deleted
+        return total
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(self._interval * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+            try:
+                await self.sweep()
+            except PeregrineError as error:
+                self._failures.inc()
+                log.warning("expiry_failed", reason=error.reason)
+            except Exception as error:
+                # The top of a background task: the next sweep may go better.
+                self._failures.inc()
+                log.error("expiry_failed", error=type(error).__name__, exc_info=error)

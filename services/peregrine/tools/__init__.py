@@ -1,0 +1,1 @@
+"""Tools: what they are, and running them so that none can harm another."""

@@ -1,0 +1,1 @@
+"""The tables of the tool service: `NNNN_name.sql`, applied in order by `peregrine migrate`."""
