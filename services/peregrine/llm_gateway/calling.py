@@ -1,0 +1,220 @@
+"""One generation, from the request to the terminal event.
+
+An attempt is one call to the provider. What fails before any content was handed on is made again
+while the run's retry budget lasts, then with the caller's fallback models; `retrying` events say
+so. After content, an error ends the log: text that was shown is not taken back here.
+
+The times of the terminal event are measured on the attempt that succeeded; what earlier attempts
+and the waits between them took is in `queue_ms`, the time before the right call was made.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from peregrine.api.llm_gateway.v1 import llm_gateway_pb2 as pb
+from peregrine.kit import context
+from peregrine.kit.errors import DeadlineExceeded, PeregrineError, Unavailable
+from peregrine.llm_gateway import provider, requests, retrying
+from peregrine.llm_gateway.generations import Generation, to_error
+from peregrine.llm_gateway.metrics import Metrics
+from peregrine.llm_gateway.translation import StreamError, Translation
+
+log = structlog.get_logger(__name__)
+
+# What is kept of the caller's time to tell it that it is over, rather than let it be cut off.
+DEADLINE_MARGIN = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Seconds.
+
+    generation: longest generation when the caller set no deadline.
+    idle: longest silence of the provider within an answer, and before it.
+    wait: longest wait before a retry; a longer one is left to the caller.
+    """
+
+    generation: float
+    idle: float
+    wait: float
+
+
+class Call:
+    """Makes one generation. `run` is the work of its task."""
+
+    def __init__(
+        self,
+        *,
+        body: requests.Body,
+        models: Sequence[str],
+        provider: provider.Provider,
+        metrics: Metrics,
+        limits: Limits,
+        started: float,
+        built: float,
+    ) -> None:
+        """`started` is when the request came, `built` the seconds that building `body` took."""
+        self._body = body
+        self._models = models
+        self._provider = provider
+        self._metrics = metrics
+        self._limits = limits
+        self._budget = context.retry_budget()
+        # Everything below is in seconds on the monotonic clock.
+        self._started = started
+        left = context.deadline_remaining()
+        allowed = limits.generation if left is None else min(limits.generation, left)
+        self._deadline = time.monotonic() + allowed - DEADLINE_MARGIN
+        self._built = built
+        self._working = built
+        self._said_started = False
+
+    async def run(self, generation: Generation) -> None:
+        metrics = self._metrics
+        metrics.inflight.inc()
+        try:
+            await self._attempts(generation)
+        except PeregrineError as error:
+            generation.fail(error)
+        finally:
+            metrics.inflight.dec()
+            metrics.overhead.observe(self._working)
+
+    async def _attempts(self, generation: Generation) -> None:
+        at, attempt = 0, 1
+        while True:
+            model = self._models[at]
+            answer = Translation()
+            status = "cancelled"
+            try:
+                await self._attempt(generation, model, answer)
+                status = "success"
+                return
+            except PeregrineError as error:
+                status = error.reason
+                if answer.has_content:
+                    raise
+                time_left = self._deadline - time.monotonic()
+                decision = retrying.decide(
+                    error,
+                    attempt=attempt,
+                    retries_left=self._budget.remaining,
+                    models_left=len(self._models) - at - 1,
+                    time_left=time_left,
+                    longest_wait=self._limits.wait,
+                    chance=random.random(),  # noqa: S311 - spreads load, hides nothing
+                )
+                failure = error
+            finally:
+                self._count(model, status, answer)
+            match decision:
+                case retrying.GiveUp():
+                    raise failure
+                case retrying.NextModel():
+                    at, attempt, delay = at + 1, 1, 0.0
+                case retrying.Again(delay):
+                    self._budget.take()
+                    attempt += 1
+            self._say_retrying(generation, failure, self._models[at], delay)
+            await asyncio.sleep(delay)
+
+    async def _attempt(self, generation: Generation, model: str, answer: Translation) -> None:
+        began = time.monotonic()
+        content = requests.encode(self._body, model)
+        sent = time.monotonic()
+        self._working += sent - began
+        first = 0.0
+        try:
+            async with asyncio.timeout_at(self._silence()) as silence:
+                async with self._provider.stream(content, deadline=self._deadline) as stream:
+                    async for events in stream.batches():
+                        now = time.monotonic()
+                        silence.reschedule(self._silence())
+                        made = [said for each in events if (said := answer.feed(each)) is not None]
+                        if answer.has_content and not first:
+                            first = now
+                            label = self._metrics.model(model)
+                            self._metrics.first_token.labels(label).observe(now - self._started)
+                        generation.usage.CopyFrom(answer.usage)
+                        if answer.prompt_usage is not None and not self._said_started:
+                            self._said_started = True
+                            started = _started(generation, model, stream.simulated, answer)
+                            made.insert(0, started)
+                        if made:
+                            generation.append(made)
+                        self._working += time.monotonic() - now
+        except StreamError as error:
+            raise provider.explain_event(error.kind, error.message) from None
+        except TimeoutError:
+            raise self._late(model) from None
+        if not answer.done:
+            raise Unavailable(
+                "the model's answer was cut off",
+                reason="MODEL_UNREACHABLE",
+                metadata={"model": model},
+            )
+        ended = time.monotonic()
+        first = first or ended
+        times = pb.GenerationTimes(
+            queue_ms=(began - self._started - self._built) * 1e3,
+            build_ms=(sent - began + self._built) * 1e3,
+            connect_ms=stream.connect_seconds * 1e3,
+            first_token_ms=(first - sent - stream.connect_seconds) * 1e3,
+            decode_ms=(ended - first) * 1e3,
+        )
+        generation.finish(
+            pb.GenerationFinished(stop_reason=answer.stop_reason, usage=answer.usage, times=times)
+        )
+
+    def _silence(self) -> float:
+        return min(asyncio.get_running_loop().time() + self._limits.idle, self._deadline)
+
+    def _late(self, model: str) -> DeadlineExceeded:
+        if time.monotonic() >= self._deadline:
+            what = "the model did not finish in the time that the caller gave"
+        else:
+            what = f"the model sent nothing for {self._limits.idle:g} s"
+        return DeadlineExceeded(what, reason="MODEL_TIMEOUT", metadata={"model": model})
+
+    def _say_retrying(
+        self, generation: Generation, error: PeregrineError, model: str, delay: float
+    ) -> None:
+        log.info("generation_retrying", reason=error.reason, model=model, delay=delay)
+        retrying_event = pb.GenerationRetrying(error=to_error(error), model=model)
+        retrying_event.delay.FromNanoseconds(int(delay * 1e9))
+        generation.append((pb.GenerationEvent(retrying=retrying_event),))
+
+    def _count(self, model: str, status: str, answer: Translation) -> None:
+        label = self._metrics.model(model)
+        self._metrics.requests.labels(label, status).inc()
+        if answer.broken_arguments:
+            self._metrics.broken_arguments.inc(answer.broken_arguments)
+        usage = answer.usage
+        prompt = 0
+        for kind, count in (
+            ("input", usage.input_tokens),
+            ("cache_read", usage.cache_read_input_tokens),
+            ("cache_creation", usage.cache_creation_input_tokens),
+        ):
+            self._metrics.tokens.labels(label, kind).inc(count)
+            prompt += count
+        self._metrics.tokens.labels(label, "output").inc(usage.output_tokens)
+        if prompt:
+            self._metrics.prompt_tokens.labels(label).observe(prompt)
+
+
+def _started(
+    generation: Generation, model: str, simulated: bool, answer: Translation
+) -> pb.GenerationEvent:
+    started = pb.GenerationStarted(
+        generation_id=generation.id,
+        model=model,
+        simulated=simulated,
+        prompt_usage=answer.prompt_usage,
+    )
+    return pb.GenerationEvent(started=started)
