@@ -11,6 +11,8 @@ ALLOWED = {
     "kit": frozenset({"AllTenants"}),
     # Bytes of events that are always the same.
     "simulator": frozenset({"event"}),
+    # Declares a setting.
+    "local": frozenset({"_port"}),
     # A typer application is declared.
     "cli": frozenset({"typer.Typer", "typer.Option", "typer.Argument"}),
 }

@@ -1,5 +1,6 @@
 """Every setting of every service is documented, named once and safe to show."""
 
+import ast
 import dataclasses
 import importlib
 import re
@@ -8,9 +9,24 @@ import pytest
 
 from peregrine.kit import settings
 from peregrine.kit.settings import Secret, setting
-from tests.contract.repository import product
+from tests.contract.repository import dotted, product
 
-MAINS = sorted(one.name for one in product() if re.fullmatch(r"peregrine\.\w+\.main", one.name))
+
+def _declares_settings(node: ast.ClassDef) -> bool:
+    """A class with a `setting(...)`, or one that only puts together others' settings."""
+    fields = (one.value for one in node.body if isinstance(one, ast.AnnAssign))
+    return node.name == "Settings" or any(
+        isinstance(value, ast.Call) and dotted(value.func) in {"setting", "settings.setting"}
+        for value in fields
+    )
+
+
+DECLARED = sorted(
+    (one.name, node.name)
+    for one in product()
+    for node in ast.walk(one.tree)
+    if isinstance(node, ast.ClassDef) and _declares_settings(node)
+)
 # Variables of others that mean the same everywhere.
 FOREIGN = {"ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"}
 
@@ -29,7 +45,9 @@ def complaints(cls: type) -> list[str]:
                 found.append(f"{row.variable} does not begin with PEREGRINE_")
         if len(row.help.split()) < 3:
             found.append(f"{row.variable} is not documented")
-        if row.type == "float" and not re.search(r"second|share|factor|ratio|0\.0", row.help):
+        if row.type == "float" and not re.search(
+            r"second|share|factor|ratio|multipl", f"{row.field} {row.help}"
+        ):
             found.append(f"{row.variable} does not say its unit")
         if re.search(r"(KEY|PASSWORD|SECRET|DSN|REDIS_URL)$", row.variable) and not row.secret:
             found.append(f"{row.variable} is shown when settings are")
@@ -38,30 +56,30 @@ def complaints(cls: type) -> list[str]:
     return found
 
 
-def settings_of(name: str) -> type:
-    found: type = importlib.import_module(name).Settings
+def described(name: str, cls: str) -> type:
+    found: type = getattr(importlib.import_module(name), cls)
     return found
 
 
-@pytest.mark.parametrize("name", MAINS)
-def test_the_settings_of_a_service_are_documented(name: str) -> None:
-    assert complaints(settings_of(name)) == []
+@pytest.mark.parametrize(("name", "cls"), DECLARED)
+def test_settings_are_documented(name: str, cls: str) -> None:
+    assert complaints(described(name, cls)) == []
 
 
 def test_no_two_services_listen_on_the_same_port_by_default() -> None:
     listen = {
         name: row.default
-        for name in MAINS
-        for row in settings.describe(settings_of(name))
-        if row.variable == "PEREGRINE_LISTEN"
+        for name, cls in DECLARED
+        for row in settings.describe(described(name, cls))
+        if row.variable == "PEREGRINE_LISTEN" and name.endswith(".main")
     }
     assert len(set(listen.values())) == len(listen), listen
 
 
 def test_a_variable_means_one_thing_in_every_service() -> None:
     types: dict[str, set[str]] = {}
-    for name in MAINS:
-        for row in settings.describe(settings_of(name)):
+    for name, cls in DECLARED:
+        for row in settings.describe(described(name, cls)):
             types.setdefault(row.variable, set()).add(row.type)
     assert {variable: kinds for variable, kinds in types.items() if len(kinds) > 1} == {}
 
@@ -100,8 +118,3 @@ class _Thawed:
 @pytest.mark.parametrize("cls", [_Undocumented, _Twice, _Unprefixed, _Shown, _Unitless, _Thawed])
 def test_a_bad_setting_is_found(cls: type) -> None:
     assert complaints(cls)
-
-
-def test_the_settings_that_services_share_are_documented() -> None:
-    for cls in (settings.ServeSettings, settings.PostgresSettings, settings.RedisSettings):
-        assert complaints(cls) == []

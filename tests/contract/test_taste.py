@@ -11,9 +11,9 @@ PLANTED: list[tuple[Rule, str]] = [
     (taste_rules.no_waiting_for_the_clock, "def f(seconds): time.sleep(seconds)"),
     (taste_rules.no_mocks, "from unittest.mock import AsyncMock"),
     (taste_rules.no_mocks, "from unittest import mock"),
-    (taste_rules.broad_catches_log_or_raise, "try: f()\nexcept Exception: pass"),
-    (taste_rules.broad_catches_log_or_raise, "try: f()\nexcept: x = 1"),
-    (taste_rules.broad_catches_log_or_raise, "try: f()\nexcept (OSError, BaseException): x = 1"),
+    (taste_rules.broad_catches_tell, "try: f()\nexcept Exception: pass"),
+    (taste_rules.broad_catches_tell, "try: f()\nexcept: x = 1"),
+    (taste_rules.broad_catches_tell, "try: f()\nexcept (OSError, BaseException) as e: x = 1"),
     (taste_rules.nothing_suppresses_everything, "with contextlib.suppress(Exception): f()"),
     (taste_rules.nothing_has_a_name_that_says_nothing, "class RunManager: ..."),
     (taste_rules.every_module_says_what_it_is_for, "import os"),
@@ -47,6 +47,8 @@ try: f()
 except BaseException:
     close()
     raise
+try: f()
+except Exception as raised: return report(raised)
 try: f()
 except OSError: pass
 async def f():
