@@ -1,0 +1,48 @@
+"""The pen of one run: builds its events, in order, and hands them to the log.
+
+Positions are given at once; `durable` waits for PostgreSQL where the next step must not begin
+before.
+"""
+
+import time
+from typing import Any
+
+from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
+from peregrine.kit.eventlog import Writer
+
+
+class Journal:
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+        self.bytes = 0
+
+    def emit(self, **payload: Any) -> int:
+        """Appends one event, such as `emit(text_delta=pb.TextDelta(...))`; returns its position.
+
+        Raises:
+          Fenced: another process owns the run now.
+        """
+        return self.writer.append(self._serialized(**payload))
+
+    async def finish(self, outcome: pb.RunFinished, *, also: Any) -> int:
+        """Appends the terminal event; it and everything before it are durable on return.
+
+        Args:
+          also: `async (connection) -> None`, statements for the same transaction.
+        """
+        return await self.writer.finish(self._serialized(run_finished=outcome), also=also)
+
+    async def durable(self) -> None:
+        """Waits until everything so far is in PostgreSQL."""
+        await self.writer.durable(self.writer.next_sequence - 1)
+
+    async def room(self) -> None:
+        await self.writer.room()
+
+    def _serialized(self, **payload: Any) -> bytes:
+        writer = self.writer
+        event = pb.RunEvent(sequence=writer.next_sequence, epoch=writer.epoch, **payload)
+        event.create_time.FromNanoseconds(time.time_ns())
+        data = event.SerializeToString()
+        self.bytes += len(data)
+        return data

@@ -1,0 +1,67 @@
+"""What the model is asked: the agent's words, what is known of the user, the window, the turn so
+far.
+
+What stays the same from call to call comes first (system prompt, tools, then the conversation),
+so that the provider's prompt cache can hold it.
+"""
+
+from collections.abc import Sequence
+
+from peregrine.api.common.v1 import common_pb2 as common
+from peregrine.api.llm_gateway.v1 import llm_gateway_pb2 as llm
+from peregrine.api.memory.v1 import memory_pb2 as memory
+from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
+from peregrine.api.tools.v1 import tools_pb2 as tools
+from peregrine.orchestrator.plan import Plan
+from peregrine.orchestrator.replay import Step
+
+
+def system(plan: Plan, context: memory.BeginTurnResponse) -> str:
+    parts = [plan.system_prompt] if plan.system_prompt else []
+    profile = context.profile.data.utf8
+    if profile and profile != b"{}":
+        parts.append(f"What is known of the user (JSON):\n{profile.decode()}")
+    if context.context.summary:
+        parts.append(f"What was said before:\n{context.context.summary}")
+    return "\n\n".join(parts)
+
+
+def definitions(offered: Sequence[tools.RegisteredTool]) -> list[llm.ToolDefinition]:
+    return [
+        llm.ToolDefinition(
+            name=each.tool.name,
+            description=each.tool.description,
+            input_schema=each.tool.input_schema,
+        )
+        for each in offered
+    ]
+
+
+def outcome(result: pb.ToolCallFinished) -> common.ToolOutcome:
+    """A tool's result as the model sees it; never without words."""
+    failed = result.status != pb.TOOL_CALL_STATUS_SUCCEEDED
+    content = list(result.content)
+    if not content:
+        text = result.error.message if failed else "(no output)"
+        content = [common.ContentBlock(text=text or "the tool failed")]
+    return common.ToolOutcome(call_id=result.call_id, content=content, is_error=failed)
+
+
+def step_messages(step: Step) -> list[common.Message]:
+    """What a step adds to the conversation: the model's words, then its tools' outcomes."""
+    if step.finished is None:
+        return []
+    said = common.Message(role=common.ROLE_ASSISTANT, content=step.finished.content)
+    messages = [said] if said.content else []
+    outcomes = [
+        common.ContentBlock(tool_outcome=outcome(step.results[call.call_id])) for call in step.calls
+    ]
+    if outcomes:
+        messages.append(common.Message(role=common.ROLE_USER, content=outcomes))
+    return messages
+
+
+def final_text(step: Step) -> str:
+    if step.finished is None:
+        return ""
+    return "".join(b.text for b in step.finished.content if b.WhichOneof("block") == "text")

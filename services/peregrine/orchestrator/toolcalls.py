@@ -1,0 +1,221 @@
+"""The tool calls of one step: each starts as soon as it may, and reports as it finishes.
+
+A PURE or READ tool may start the moment its block is complete in the model's stream. A WRITE
+starts only after the model's call is committed, and after its own start is: a take-over that
+finds a WRITE started and not finished cannot know whether it ran, and says so instead of running
+it again.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Mapping
+
+from peregrine.api.common.v1 import common_pb2 as common
+from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
+from peregrine.api.tools.v1 import tools_pb2 as tools
+from peregrine.kit import errors
+from peregrine.orchestrator.journal import Journal
+from peregrine.orchestrator.metrics import Metrics
+from peregrine.orchestrator.plan import Plan
+from peregrine.orchestrator.replay import Step, fingerprint
+from peregrine.orchestrator.upstream import Upstream, to_proto
+from peregrine.orchestrator.waterfall import Recorder
+
+_PARALLEL = 16
+_OVERLOAD_TRIES = 3
+_OVERLOAD_MAX_DELAY = 5.0
+
+
+class InDoubt(Exception):
+    """Nobody knows whether a WRITE tool ran."""
+
+    def __init__(self, call: common.ToolUse) -> None:
+        super().__init__(call.tool)
+        self.call = call
+
+
+class ToolCalls:
+    """Runs the calls of one attempt at a step, inside a task group of the caller's."""
+
+    def __init__(
+        self,
+        *,
+        run_id: uuid.UUID,
+        step: Step,
+        plan: Plan,
+        offered: Mapping[str, tools.RegisteredTool],
+        journal: Journal,
+        upstream: Upstream,
+        recorder: Recorder,
+        metrics: Metrics,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        self._run_id = run_id
+        self._step = step
+        self._plan = plan
+        self._offered = offered
+        self._journal = journal
+        self._upstream = upstream
+        self._recorder = recorder
+        self._metrics = metrics
+        self._group = group
+        self._slots = asyncio.Semaphore(_PARALLEL if plan.parallel_tools else 1)
+        self._begun: set[str] = set()
+        self._occurrences: dict[tuple[str, bytes], int] = {}
+
+    def block_complete(self, call: common.ToolUse) -> None:
+        """The model has said the whole call, and goes on writing."""
+        if self._plan.eager_tools and self._plan.parallel_tools and self._harmless(call.tool):
+            self._begin(call, eager=True)
+
+    def step_complete(self) -> None:
+        """The model has ended: begin what has not begun, unless its result is there already."""
+        for call in self._step.calls:
+            if call.call_id not in self._begun and call.call_id not in self._step.results:
+                self._begin(call, eager=False)
+
+    def _harmless(self, tool: str) -> bool:
+        registered = self._offered.get(tool)
+        return registered is None or registered.tool.effect in (
+            common.EFFECT_PURE,
+            common.EFFECT_READ,
+        )
+
+    def _begin(self, call: common.ToolUse, *, eager: bool) -> None:
+        self._begun.add(call.call_id)
+        # The same call said twice in one step is two effects, told apart by their order.
+        asked = fingerprint(call.tool, call.arguments.utf8)
+        occurrence = self._occurrences[asked] = self._occurrences.get(asked, 0) + 1
+        key = uuid.uuid5(
+            self._run_id,
+            f"{self._step.number}/{call.tool}/{asked[1].decode(errors='replace')}/{occurrence}",
+        )
+        self._group.create_task(self._run(call, str(key), eager=eager))
+
+    async def _run(self, call: common.ToolUse, key: str, *, eager: bool) -> None:
+        async with self._slots:
+            registered = self._offered.get(call.tool)
+            before = self._step.started_calls.get(call.call_id)
+            if before is not None and self._cannot_repeat(registered, before):
+                raise InDoubt(call)
+            effect = registered.tool.effect if registered else common.EFFECT_UNSPECIFIED
+            started = pb.ToolCallStarted(
+                step=self._step.number,
+                call_id=call.call_id,
+                tool=call.tool,
+                arguments=call.arguments,
+                effect=effect,
+                eager=eager,
+            )
+            self._journal.emit(tool_call_started=started)
+            self._step.started_calls[call.call_id] = started
+            kept = self._step.reuse(call)
+            if kept is not None:
+                result = pb.ToolCallFinished()
+                result.CopyFrom(kept)
+                result.call_id, result.step, result.reused = call.call_id, self._step.number, True
+            elif registered is None:
+                result = self._failed(call, _not_offered(call.tool))
+            else:
+                if not self._harmless(call.tool):
+                    await self._journal.durable()
+                result = await self._execute(call, registered, key)
+            self._step.results[call.call_id] = result
+            self._journal.emit(tool_call_finished=result)
+
+    def _cannot_repeat(
+        self, registered: tools.RegisteredTool | None, before: pb.ToolCallStarted
+    ) -> bool:
+        if before.effect != common.EFFECT_WRITE:
+            return False
+        return registered is None or not registered.tool.idempotent
+
+    async def _execute(
+        self, call: common.ToolUse, registered: tools.RegisteredTool, key: str
+    ) -> pb.ToolCallFinished:
+        request = tools.ToolCall(
+            call_id=call.call_id,
+            tool=call.tool,
+            arguments=call.arguments,
+            idempotency_key=key,
+            agent_id=self._plan.agent,
+        )
+        begun = time.monotonic()
+        try:
+            answer = await self._admitted(request, registered)
+        except errors.PeregrineError as error:
+            if not self._harmless(call.tool) and _may_have_run(error):
+                raise InDoubt(call) from error
+            result = self._failed(call, error)
+        else:
+            if answer.status == tools.TOOL_STATUS_IN_DOUBT:
+                raise InDoubt(call)
+            result = self._translate(call, answer)
+            self._record(call.tool, answer, begun, time.monotonic())
+        self._metrics.tool_finished(self._plan.agent, call.tool, result, time.monotonic() - begun)
+        return result
+
+    async def _admitted(
+        self, request: tools.ToolCall, registered: tools.RegisteredTool
+    ) -> tools.ToolResult:
+        """Asks again, after the delay it was told, when a worker has no room."""
+        for attempt in range(1, _OVERLOAD_TRIES + 1):
+            try:
+                return await self._upstream.execute_tool(request, registered)
+            except errors.ResourceExhausted as error:
+                if attempt == _OVERLOAD_TRIES or error.retry_after is None:
+                    raise
+                await asyncio.sleep(min(error.retry_after, _OVERLOAD_MAX_DELAY))
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _translate(self, call: common.ToolUse, answer: tools.ToolResult) -> pb.ToolCallFinished:
+        succeeded = answer.status == tools.TOOL_STATUS_SUCCEEDED
+        result = pb.ToolCallFinished(
+            step=self._step.number,
+            call_id=call.call_id,
+            tool=call.tool,
+            status=pb.TOOL_CALL_STATUS_SUCCEEDED if succeeded else pb.TOOL_CALL_STATUS_FAILED,
+            content=answer.content,
+            execution_time=answer.execution_time,
+            cached=answer.cache_tier not in (tools.CACHE_TIER_UNSPECIFIED, tools.CACHE_TIER_NONE),
+        )
+        if not succeeded:
+            result.error.CopyFrom(answer.error)
+        return result
+
+    def _failed(self, call: common.ToolUse, error: errors.PeregrineError) -> pb.ToolCallFinished:
+        return pb.ToolCallFinished(
+            step=self._step.number,
+            call_id=call.call_id,
+            tool=call.tool,
+            status=pb.TOOL_CALL_STATUS_FAILED,
+            content=[common.ContentBlock(text=error.message)],
+            error=to_proto(error),
+        )
+
+    def _record(self, tool: str, answer: tools.ToolResult, begun: float, ended: float) -> None:
+        """Tells the worker's own time from its queue and from the way there and back."""
+        own = answer.execution_time.ToNanoseconds() / 1e9
+        queued = answer.queue_time.ToNanoseconds() / 1e9
+        if answer.cache_tier not in (tools.CACHE_TIER_UNSPECIFIED, tools.CACHE_TIER_NONE):
+            own = 0.0  # the time it says is of the execution that filled the cache
+        running = max(ended - own, begun)
+        waiting = max(running - queued, begun)
+        number = self._step.number
+        self._recorder.add(pb.SPAN_KIND_NETWORK, tool, number, begun, waiting)
+        self._recorder.add(pb.SPAN_KIND_QUEUE, tool, number, waiting, running)
+        self._recorder.add(pb.SPAN_KIND_TOOL, tool, number, running, ended)
+
+
+def _not_offered(tool: str) -> errors.NotFound:
+    return errors.NotFound(
+        f"there is no tool named {tool[:64]!r} for this agent", reason="TOOL_NOT_FOUND"
+    )
+
+
+def _may_have_run(error: errors.PeregrineError) -> bool:
+    """Whether a call that failed this way may have had its effect."""
+    return not isinstance(
+        error, errors.InvalidArgument | errors.NotFound | errors.ResourceExhausted
+    )

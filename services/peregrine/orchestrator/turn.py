@@ -1,0 +1,489 @@
+"""One run from its message to its terminal event: the model, its tools, the model again.
+
+The loop holds nothing that the log does not: it can be begun from any point of a `Replay`, which
+is how a new run and a taken-over one are the same code. Before a step depends on an earlier one,
+what that one found out is in PostgreSQL.
+"""
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from peregrine.api.common.v1 import common_pb2 as common
+from peregrine.api.llm_gateway.v1 import llm_gateway_pb2 as llm
+from peregrine.api.memory.v1 import memory_pb2 as memory
+from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
+from peregrine.api.tools.v1 import tools_pb2 as tools
+from peregrine.kit import context, errors
+from peregrine.orchestrator import prompt
+from peregrine.orchestrator.journal import Journal
+from peregrine.orchestrator.metrics import Metrics
+from peregrine.orchestrator.plan import Plan
+from peregrine.orchestrator.replay import Replay, Step, add_usage
+from peregrine.orchestrator.toolcalls import InDoubt, ToolCalls
+from peregrine.orchestrator.upstream import Upstream, from_proto
+from peregrine.orchestrator.waterfall import Recorder
+
+# How long an answer that exists waits for a memory that is away, before the run ends without it.
+_REMEMBER_SECONDS = 10.0
+
+_STOP_REASONS = {
+    llm.STOP_REASON_END_TURN: pb.STOP_REASON_END_TURN,
+    llm.STOP_REASON_TOOL_USE: pb.STOP_REASON_TOOL_USE,
+    llm.STOP_REASON_MAX_TOKENS: pb.STOP_REASON_MAX_TOKENS,
+    llm.STOP_REASON_STOP_SEQUENCE: pb.STOP_REASON_STOP_SEQUENCE,
+    llm.STOP_REASON_REFUSAL: pb.STOP_REASON_REFUSAL,
+    llm.STOP_REASON_PAUSE: pb.STOP_REASON_PAUSE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What does not change while a run lives."""
+
+    run_id: uuid.UUID
+    identity: context.Identity
+    agent_version: int
+    conversation_id: uuid.UUID
+    new_conversation: bool
+    message: str
+    # Names the turn to the memory service; the same on every attempt.
+    turn_id: str
+
+
+def begin_request(facts: Facts, plan: Plan) -> memory.BeginTurnRequest:
+    """What the memory service is asked at the beginning; asking again changes nothing."""
+    window = memory.ContextWindow(
+        strategy=memory.CONTEXT_STRATEGY_RECENT,
+        max_messages=plan.max_messages if plan.trimming else 10_000,
+        token_budget=plan.token_budget if plan.trimming else 10_000_000,
+    )
+    return memory.BeginTurnRequest(
+        conversation_id=str(facts.conversation_id),
+        create_conversation=facts.new_conversation,
+        message=facts.message,
+        window=window,
+        request_id=facts.turn_id,
+        agent_id=plan.agent,
+        run_id=str(facts.run_id),
+    )
+
+
+class Turn:
+    """Runs the loop once; `replay` is where the run stands and is kept up to date."""
+
+    def __init__(
+        self,
+        *,
+        facts: Facts,
+        plan: Plan,
+        replay: Replay,
+        journal: Journal,
+        upstream: Upstream,
+        recorder: Recorder,
+        metrics: Metrics,
+    ) -> None:
+        self._facts = facts
+        self._plan = plan
+        self._replay = replay
+        self._journal = journal
+        self._upstream = upstream
+        self._recorder = recorder
+        self._metrics = metrics
+        self._offered: Mapping[str, tools.RegisteredTool] = {}
+        self._definitions: list[llm.ToolDefinition] = []
+        self._system = ""
+        self._truncated = False
+        self._text_seen = False
+
+    def announce(self) -> None:
+        """The first event of a new run."""
+        self._journal.emit(
+            run_started=pb.RunStarted(
+                run_id=str(self._facts.run_id),
+                agent=self._plan.agent,
+                agent_version=self._facts.agent_version,
+                conversation_id=str(self._facts.conversation_id),
+            )
+        )
+        self._replay.started = True
+
+    async def run(self, loaded: memory.BeginTurnResponse | None) -> pb.RunFinished:
+        """Goes from where the run stands to its end.
+
+        Args:
+          loaded: the conversation's window, when it was loaded already.
+
+        Raises:
+          InDoubt: a WRITE tool may or may not have run; the run waits for a person.
+          PeregrineError: the run has failed for this reason.
+          Fenced: another process owns the run now.
+        """
+        if loaded is None:
+            begun = time.monotonic()
+            loaded = await self._upstream.begin_turn(begin_request(self._facts, self._plan))
+            self._span(pb.SPAN_KIND_CONTEXT, "memory", 0, begun)
+        await self._prepare(loaded)
+        messages = list(loaded.context.messages)
+        for step in self._replay.steps:
+            if step.finished is not None:
+                await self._missing_tools(step)
+                messages += prompt.step_messages(step)
+        while not self._complete():
+            step = self._next_step()
+            await self._model_call(step, messages)
+            messages += prompt.step_messages(step)
+        last = self._replay.steps[-1]
+        await self._remember()
+        return pb.RunFinished(
+            state=pb.RUN_STATE_SUCCEEDED,
+            text=prompt.final_text(last),
+            usage=self._replay.usage,
+            steps=last.number,
+            degradations=self._replay.degradations,
+            truncated=self._truncated,
+        )
+
+    async def _prepare(self, loaded: memory.BeginTurnResponse) -> None:
+        begun = time.monotonic()
+        identity = self._facts.identity
+        self._offered = await self._upstream.offered(identity.tenant, self._plan.tools)
+        self._definitions = prompt.definitions(
+            [self._offered[name] for name in self._plan.tools if name in self._offered]
+        )
+        self._system = prompt.system(self._plan, loaded)
+        self._span(pb.SPAN_KIND_PROMPT_BUILD, "tools", 0, begun)
+        degradations = [
+            common.Degradation(what=f"tool {name}", reason="TOOL_NOT_FOUND")
+            for name in self._plan.tools
+            if name not in self._offered
+        ]
+        if self._replay.steps:
+            return
+        self._replay.degradations = degradations
+        self._journal.emit(
+            context_loaded=pb.ContextLoaded(
+                tokens=loaded.context.tokens,
+                messages=len(loaded.context.messages),
+                omitted_messages=loaded.context.omitted_messages,
+                degradations=degradations,
+            )
+        )
+        self._metrics.agents.context_window(self._plan.agent, loaded.context.tokens)
+
+    # ---- steps ----
+
+    def _complete(self) -> bool:
+        """Whether the model has ended its turn."""
+        if not self._replay.steps:
+            return False
+        last = self._replay.steps[-1]
+        if last.finished is None:
+            return False
+        if not last.calls and last.finished.stop_reason != pb.STOP_REASON_PAUSE:
+            return True
+        if last.number >= self._plan.max_steps:
+            self._truncated = True
+            return True
+        used = self._replay.usage
+        if 0 < self._plan.max_total_tokens <= used.input_tokens + used.output_tokens:
+            raise errors.ResourceExhausted(
+                f"the run has used its {self._plan.max_total_tokens} tokens",
+                reason="TOKEN_LIMIT_REACHED",
+            )
+        return False
+
+    def _next_step(self) -> Step:
+        unfinished = self._replay.unfinished
+        if unfinished is None:
+            unfinished = Step(len(self._replay.steps) + 1)
+            self._replay.steps.append(unfinished)
+        return unfinished
+
+    async def _model_call(self, step: Step, messages: list[common.Message]) -> None:
+        """Makes a step's model call and runs its tools; calls again if the gateway is lost."""
+        request = self._request(step, messages)
+        while True:
+            try:
+                await self._attempt(step, request)
+                return
+            except errors.Unavailable as error:
+                if step.finished is not None or not context.retry_budget().take():
+                    raise
+                self._restart(step, error.reason)
+                await asyncio.sleep(random.uniform(0.05, 0.25) if not error.retry_after else 0.25)
+
+    def _restart(self, step: Step, reason: str) -> None:
+        step.restart()
+        if step.sequence:
+            self._journal.emit(
+                generation_restarted=pb.GenerationRestarted(
+                    step=step.number, discard_from=step.sequence, reason=reason
+                )
+            )
+
+    def _request(self, step: Step, messages: list[common.Message]) -> llm.GenerateRequest:
+        plan = self._plan
+        ask = llm.Prompt(
+            model=plan.model,
+            system=self._system,
+            messages=messages,
+            tools=self._definitions,
+            max_output_tokens=plan.max_output_tokens,
+        )
+        if plan.temperature is not None:
+            ask.temperature = plan.temperature
+        if self._definitions and step.number >= plan.max_steps > 1:
+            # The last step there is: the model must answer with what it has.
+            ask.tool_choice = llm.TOOL_CHOICE_NONE
+            self._truncated = True
+        return llm.GenerateRequest(
+            prompt=ask,
+            fallback_models=plan.fallback_models,
+            response_cache=llm.RESPONSE_CACHE_OFF,
+            prompt_caching=plan.prompt_caching,
+            scope=common.SCOPE_USER,
+            agent_id=plan.agent,
+            run_id=str(self._facts.run_id),
+            request_id=f"{self._facts.run_id}/{step.number}",
+        )
+
+    async def _attempt(self, step: Step, request: llm.GenerateRequest) -> None:
+        """Raises what the model call raised, or what ended the tools, not a group of both."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                calls = self._calls(step, group)
+                await self._stream(step, request, calls)
+                if any(not self._harmless(call) for call in step.calls):
+                    await self._journal.durable()
+                calls.step_complete()
+            begun = time.monotonic()
+            await self._journal.durable()
+            self._span(pb.SPAN_KIND_PERSIST, "journal", step.number, begun)
+        except BaseExceptionGroup as group_error:
+            raise _first(group_error) from group_error
+
+    async def _missing_tools(self, step: Step) -> None:
+        """Runs what a former owner left open of a finished step."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._calls(step, group).step_complete()
+        except BaseExceptionGroup as group_error:
+            raise _first(group_error) from group_error
+        await self._journal.durable()
+
+    def _calls(self, step: Step, group: asyncio.TaskGroup) -> ToolCalls:
+        return ToolCalls(
+            run_id=self._facts.run_id,
+            step=step,
+            plan=self._plan,
+            offered=self._offered,
+            journal=self._journal,
+            upstream=self._upstream,
+            recorder=self._recorder,
+            metrics=self._metrics,
+            group=group,
+        )
+
+    def _harmless(self, call: common.ToolUse) -> bool:
+        registered = self._offered.get(call.tool)
+        return registered is None or registered.tool.effect != common.EFFECT_WRITE
+
+    async def _stream(self, step: Step, request: llm.GenerateRequest, calls: ToolCalls) -> None:
+        """Reads one generation to its end: text to the log, complete calls to the tools."""
+        begun = time.monotonic()
+        timeout = context.deadline_remaining() or self._plan.max_duration
+        speech = Speech(step.number, self._journal, live=self._plan.streaming)
+        first: float | None = None
+        async for response in self._upstream.generate(request, timeout):
+            for event in response.events:
+                match event.WhichOneof("payload"):
+                    case "text_delta":
+                        first = first or time.monotonic()
+                        speech.say(event.text_delta.text)
+                    case "thinking_delta":
+                        first = first or time.monotonic()
+                        speech.think(event.thinking_delta.text)
+                    case "tool_use":
+                        first = first or time.monotonic()
+                        speech.add(common.ContentBlock(tool_use=event.tool_use))
+                        calls.block_complete(event.tool_use)
+                    case "opaque_block":
+                        speech.add(common.ContentBlock(opaque=event.opaque_block))
+                    case "started":
+                        step.sequence = self._journal.emit(
+                            step_started=pb.StepStarted(
+                                step=step.number,
+                                model=event.started.model,
+                                simulated=event.started.simulated,
+                            )
+                        )
+                    case "retrying":
+                        self._journal.emit(
+                            model_retrying=pb.ModelRetrying(
+                                step=step.number,
+                                error=event.retrying.error,
+                                delay=event.retrying.delay,
+                                model=event.retrying.model,
+                            )
+                        )
+                    case "restarted":
+                        raise errors.Unavailable(
+                            "the model call began again", reason="GENERATION_RESTARTED"
+                        )
+                    case "failed":
+                        raise from_proto(event.failed.error)
+                    case "finished":
+                        self._finish_step(step, event.finished, speech)
+                        self._generation_spans(step, event.finished.times, begun, first)
+            speech.flush()
+            if first is not None and not self._text_seen:
+                self._text_seen = True
+                self._metrics.first_text.observe(first - self._recorder.origin)
+            await self._journal.room()
+        if step.finished is None:
+            raise errors.Unavailable(
+                "the model's answer broke off", reason="GENERATION_BROKEN_OFF", retry_after=0.1
+            )
+
+    def _finish_step(self, step: Step, finished: llm.GenerationFinished, speech: "Speech") -> None:
+        speech.flush(end=True)
+        step.finished = pb.StepFinished(
+            step=step.number,
+            stop_reason=_STOP_REASONS.get(finished.stop_reason, pb.STOP_REASON_UNSPECIFIED),
+            usage=finished.usage,
+            content=speech.blocks,
+            cached=finished.cached,
+        )
+        add_usage(self._replay.usage, finished.usage)
+        self._journal.emit(step_finished=step.finished)
+
+    def _generation_spans(
+        self, step: Step, times: llm.GenerationTimes, begun: float, first: float | None
+    ) -> None:
+        """Lays the gateway's own times into the stretch that was seen from here."""
+        ended = time.monotonic()
+        first = ended if first is None else first
+        parts = (
+            (pb.SPAN_KIND_QUEUE, times.queue_ms),
+            (pb.SPAN_KIND_CACHE, times.cache_ms),
+            (pb.SPAN_KIND_PROMPT_BUILD, times.build_ms),
+            (pb.SPAN_KIND_CONNECT, times.connect_ms),
+            (pb.SPAN_KIND_FIRST_TOKEN, times.first_token_ms),
+        )
+        inside = sum(part for _, part in parts) / 1e3
+        cursor = max(first - inside, begun)
+        number, model = step.number, self._plan.model
+        self._recorder.add(pb.SPAN_KIND_NETWORK, "llm-gateway", number, begun, cursor)
+        for kind, part in parts:
+            until = min(cursor + part / 1e3, first)
+            self._recorder.add(kind, model, number, cursor, until)
+            cursor = until
+        self._recorder.add(pb.SPAN_KIND_DECODE, model, number, first, ended)
+
+    # ---- the end ----
+
+    async def _remember(self) -> None:
+        """Appends the turn to the conversation; an answer is not lost for a memory that is away."""
+        messages = [
+            message for step in self._replay.steps for message in prompt.step_messages(step)
+        ]
+        if not messages:
+            return
+        request = memory.AppendMessagesRequest(
+            conversation_id=str(self._facts.conversation_id),
+            messages=messages,
+            request_id=f"{self._facts.turn_id}:end",
+            run_id=str(self._facts.run_id),
+        )
+        begun = time.monotonic()
+        until = begun + _REMEMBER_SECONDS
+        while True:
+            try:
+                await self._upstream.append_messages(request)
+                break
+            except errors.Unavailable as error:
+                if time.monotonic() < until:
+                    await asyncio.sleep(random.uniform(0.1, 0.5))
+                    continue
+                self._forgotten(error.reason)
+                break
+            except errors.NotFound as error:
+                self._forgotten(error.reason)  # deleted while the run went on
+                break
+        self._span(pb.SPAN_KIND_PERSIST, "memory", 0, begun)
+
+    def _forgotten(self, reason: str) -> None:
+        self._replay.degradations.append(common.Degradation(what="memory", reason=reason))
+
+    def _span(self, kind: "pb.SpanKind", name: str, step: int, begun: float) -> None:
+        self._recorder.add(kind, name, step, begun, time.monotonic())
+
+
+class Speech:
+    """What the model says in one call: deltas for the readers, whole blocks for the journal.
+
+    Text that came together leaves as one event.
+    """
+
+    def __init__(self, step: int, journal: Journal, *, live: bool) -> None:
+        self._step = step
+        self._journal = journal
+        self._live = live
+        self._pending: list[str] = []
+        self._thoughts: list[str] = []
+        self._text: list[str] = []
+        self.blocks: list[common.ContentBlock] = []
+
+    def say(self, text: str) -> None:
+        self._pending.append(text)
+
+    def think(self, text: str) -> None:
+        self._thoughts.append(text)
+
+    def add(self, block: common.ContentBlock) -> None:
+        self.flush()
+        self._close_text()
+        self.blocks.append(block)
+
+    def flush(self, *, end: bool = False) -> None:
+        if self._thoughts and (self._live or end):
+            thought = pb.ThinkingDelta(step=self._step, text="".join(self._thoughts))
+            self._thoughts.clear()
+            self._journal.emit(thinking_delta=thought)
+        if self._pending:
+            text = "".join(self._pending)
+            self._pending.clear()
+            self._text.append(text)
+            if self._live:
+                self._journal.emit(text_delta=pb.TextDelta(step=self._step, text=text))
+        if end:
+            self._close_text()
+            if not self._live:
+                self._say_all()
+
+    def _say_all(self) -> None:
+        for block in self.blocks:
+            if block.WhichOneof("block") == "text":
+                self._journal.emit(text_delta=pb.TextDelta(step=self._step, text=block.text))
+
+    def _close_text(self) -> None:
+        if self._text:
+            self.blocks.append(common.ContentBlock(text="".join(self._text)))
+            self._text.clear()
+
+
+def _first(group: BaseExceptionGroup) -> BaseException:
+    """The one error that ended a group of tasks: a doubt before anything else."""
+    flat: list[BaseException] = []
+    pending: list[BaseException] = [group]
+    while pending:
+        error = pending.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            pending.extend(error.exceptions)
+        else:
+            flat.append(error)
+    return next((error for error in flat if isinstance(error, InDoubt)), flat[0])

@@ -1,0 +1,162 @@
+"""gRPC to the neighbours: memory, llm-gateway, tools. The one module here that makes calls.
+
+What fails raises the typed error of the far side; a service that cannot be reached is
+`Unavailable` with a reason that names it.
+"""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import grpc
+import grpc.aio
+
+from peregrine.api.common.v1 import common_pb2 as common
+from peregrine.api.llm_gateway.v1 import llm_gateway_pb2 as llm
+from peregrine.api.llm_gateway.v1 import llm_gateway_pb2_grpc as llm_rpc
+from peregrine.api.memory.v1 import memory_pb2 as memory
+from peregrine.api.memory.v1 import memory_pb2_grpc as memory_rpc
+from peregrine.api.tools.v1 import tools_pb2 as tools
+from peregrine.api.tools.v1 import tools_pb2_grpc as tools_rpc
+from peregrine.kit import errors
+from peregrine.kit.channel import ChannelPool
+
+# Every method that may be tried again after UNAVAILABLE. BeginTurn and AppendMessages are
+# idempotent by their request id.
+IDEMPOTENT_MEMORY = frozenset(
+    {
+        "/peregrine.api.memory.v1.MemoryService/BeginTurn",
+        "/peregrine.api.memory.v1.MemoryService/AppendMessages",
+    }
+)
+IDEMPOTENT_TOOLS = frozenset({"/peregrine.api.tools.v1.ToolService/ListTools"})
+
+MEMORY_SECONDS = 5.0
+# How long what is known of a tool is believed.
+_CATALOG_SECONDS = 2.0
+# On top of a tool's own timeout: its place in the worker's queue and the way there.
+_TOOL_MARGIN_SECONDS = 5.0
+_TOOL_DEFAULT_SECONDS = 10.0
+
+
+class Upstream:
+    """The neighbours, over pools that whoever wires this opened and closes."""
+
+    def __init__(
+        self, *, memory_pool: ChannelPool, llm_pool: ChannelPool, tools_pool: ChannelPool
+    ) -> None:
+        self._memory = memory_rpc.MemoryServiceStub(memory_pool)
+        self._llm = llm_rpc.LlmServiceStub(llm_pool)
+        self._tools = tools_rpc.ToolServiceStub(tools_pool)
+        self._catalog: dict[tuple[str, tuple[str, ...]], _Offered] = {}
+
+    async def begin_turn(self, request: memory.BeginTurnRequest) -> memory.BeginTurnResponse:
+        try:
+            response: memory.BeginTurnResponse = await self._memory.BeginTurn(
+                request, timeout=MEMORY_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            raise _typed(error, "MEMORY_UNAVAILABLE", "memory") from error
+        return response
+
+    async def append_messages(self, request: memory.AppendMessagesRequest) -> None:
+        try:
+            await self._memory.AppendMessages(request, timeout=MEMORY_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise _typed(error, "MEMORY_UNAVAILABLE", "memory") from error
+
+    async def offered(self, tenant: str, names: Sequence[str]) -> dict[str, tools.RegisteredTool]:
+        """The registered ones of the named tools; believed for two seconds.
+
+        With the tools service away, what was known last is used.
+        """
+        if not names:
+            return {}
+        key = (tenant, tuple(names))
+        known = self._catalog.get(key)
+        now = time.monotonic()
+        if known is not None and now < known.until:
+            return known.tools
+        try:
+            response = await self._tools.ListTools(
+                tools.ListToolsRequest(names=names, page_size=200), timeout=MEMORY_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            if known is not None and error.code() is grpc.StatusCode.UNAVAILABLE:
+                return known.tools
+            raise _typed(error, "TOOLS_UNAVAILABLE", "tools") from error
+        found = {each.tool.name: each for each in response.tools if not each.disabled_reason}
+        if len(self._catalog) >= 1024:
+            self._catalog.clear()
+        self._catalog[key] = _Offered(found, now + _CATALOG_SECONDS)
+        return found
+
+    async def generate(
+        self, request: llm.GenerateRequest, timeout: float
+    ) -> AsyncIterator[llm.GenerateResponse]:
+        """One model call; leaving the iteration ends it upstream."""
+        call = self._llm.Generate(request, timeout=timeout)
+        try:
+            async for response in call:
+                yield response
+        except grpc.aio.AioRpcError as error:
+            raise _typed(error, "LLM_GATEWAY_UNAVAILABLE", "llm-gateway") from error
+        finally:
+            call.cancel()
+
+    async def execute_tool(
+        self, call: tools.ToolCall, registered: tools.RegisteredTool
+    ) -> tools.ToolResult:
+        own = registered.tool.timeout.ToNanoseconds() / 1e9 or _TOOL_DEFAULT_SECONDS
+        try:
+            response = await self._tools.ExecuteTool(
+                tools.ExecuteToolRequest(call=call), timeout=own + _TOOL_MARGIN_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            raise _typed(error, "TOOLS_UNAVAILABLE", "tools") from error
+        result: tools.ToolResult = response.result
+        return result
+
+
+class _Offered:
+    __slots__ = ("tools", "until")
+
+    def __init__(self, found: dict[str, tools.RegisteredTool], until: float) -> None:
+        self.tools = found
+        self.until = until
+
+
+def _typed(error: grpc.aio.AioRpcError, away: str, service: str) -> errors.PeregrineError:
+    typed = errors.from_rpc_error(error)
+    if isinstance(typed, errors.Unavailable) and typed.reason in ("UNAVAILABLE", "CANCELLED"):
+        return errors.Unavailable(
+            f"the {service} service cannot be reached", reason=away, retry_after=1.0
+        )
+    return typed
+
+
+def to_proto(error: errors.PeregrineError) -> common.Error:
+    """An error as an event carries it."""
+    message = common.Error(
+        code=error.code.value[0],
+        reason=error.reason,
+        message=error.message,
+        metadata=error.metadata,
+    )
+    if error.retry_after is not None:
+        message.retry_delay.FromNanoseconds(int(error.retry_after * 1e9))
+    return message
+
+
+def from_proto(message: common.Error) -> errors.PeregrineError:
+    """The error that an event carried, to be raised."""
+    kind: type[errors.PeregrineError] = errors.Internal
+    for each in errors.PeregrineError.__subclasses__():
+        if each.code.value[0] == message.code:
+            kind = each
+    delay = message.retry_delay.ToNanoseconds() / 1e9 if message.HasField("retry_delay") else None
+    return kind(
+        message.message,
+        reason=message.reason or "UPSTREAM_FAILED",
+        metadata=message.metadata,
+        retry_after=delay,
+    )
