@@ -43,6 +43,7 @@ _MAX_MESSAGE = 600
 _MAX_ITEMS = 12
 _MAX_TEXT = 160
 
+_TOO_LARGE = "message larger than max"
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,61}[A-Z0-9]")
 log = structlog.get_logger(__name__)
 
@@ -197,12 +198,12 @@ def to_status(error: PeregrineError) -> status_pb2.Status:
 def from_rpc_error(error: grpc.aio.AioRpcError) -> PeregrineError:
     """The error that the far side raised, with its reason, delay and violations.
 
-    A failure that no Peregrine service wrote (a refused connection, a message over the limit) has
-    the name of its code as reason.
+    A failure that no Peregrine service wrote (a refused connection) has the name of its code as
+    reason; a message over the size limit, which gRPC itself refuses, has MESSAGE_TOO_LARGE.
     """
     code = error.code()
     kind = _BY_CODE.get(code, Internal)
-    reason = code.name
+    reason = "MESSAGE_TOO_LARGE" if _TOO_LARGE in (error.details() or "") else code.name
     metadata: dict[str, str] = {}
     retry_after: float | None = None
     violations: list[tuple[str, str]] = []

@@ -10,15 +10,18 @@ Modules say `log = structlog.get_logger(__name__)` and `log.info("event_name", k
 and errors of libraries (grpc, asyncio) come out in the same form.
 
 Metrics follow the conventions of Prometheus, on a port of their own. A process has one registry; it
-is made by whoever wires the process and handed down.
+is made by whoever wires the process and handed down. Label sets are created when an agent or a tool
+is applied, so that no load is a present 0, and a label never takes a value that a caller or a model
+made up.
 """
 
 import contextlib
 import logging
+import math
 import re
 import sys
 import threading
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from datetime import date, timedelta
 from enum import Enum
@@ -29,7 +32,7 @@ from uuid import UUID
 import orjson
 import prometheus_client
 import structlog
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 
 from peregrine.kit import context
 from peregrine.kit.errors import StartRefused
@@ -43,6 +46,7 @@ _SECRET_KEY = re.compile(
     re.IGNORECASE,
 )
 _SECRET_TEXT = re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)|\bsk-[A-Za-z0-9_-]{8,}")
+_METRIC_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _MAX_TEXT = 8192
 _SHOWN = (BaseException, UUID, date, timedelta, PurePath, Enum, Secret)
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -181,3 +185,175 @@ def _end(server: Any, thread: threading.Thread) -> None:
     server.shutdown()
     server.server_close()
     thread.join(timeout=5)
+
+
+class AgentMetrics:
+    """The `ai_*` metrics. `ensure_agent` is called when an agent is applied, before any request."""
+
+    STATUSES = ("success", "error", "cancelled")
+    UNKNOWN = "unknown"
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "ai_agent_requests_total",
+            "Runs that ended, by how",
+            ["agent_id", "status"],
+            registry=registry,
+        )
+        self.response_time = Histogram(
+            "ai_agent_response_time_seconds",
+            "Time from a run's start to its end",
+            ["agent_id"],
+            buckets=(0.1, 0.5, 1, 2, 5, 10, 30),
+            registry=registry,
+        )
+        self.memory_usage = Gauge(
+            "ai_agent_memory_usage_bytes",
+            "Bytes held by this process for the agent's live runs",
+            ["agent_id"],
+            registry=registry,
+        )
+        self.tool_executions = Counter(
+            "ai_tool_executions_total",
+            "Tool executions that ended, by how",
+            ["tool_name", "agent_id", "status"],
+            registry=registry,
+        )
+        self.tool_time = Histogram(
+            "ai_tool_execution_time_seconds",
+            "Time of a tool execution",
+            ["tool_name"],
+            buckets=(0.01, 0.1, 0.5, 1, 2, 5),
+            registry=registry,
+        )
+        self.context_window = Gauge(
+            "ai_context_window_size",
+            "Tokens of the last context that was sent to the model",
+            ["agent_id"],
+            registry=registry,
+        )
+        self.compressions = Counter(
+            "ai_context_compressions_total",
+            "Contexts that were made smaller, by strategy",
+            ["agent_id", "strategy"],
+            registry=registry,
+        )
+        self._agents: set[str] = set()
+        self._tools: set[str] = set()
+
+    def ensure_agent(
+        self, agent_id: str, tools: Iterable[str], *, strategies: Iterable[str] = ()
+    ) -> None:
+        """Creates the label sets of an agent and its tools, all at zero. Idempotent."""
+        self._agents.add(agent_id)
+        for status in self.STATUSES:
+            self.requests.labels(agent_id, status)
+        self.response_time.labels(agent_id)
+        self.memory_usage.labels(agent_id)
+        self.context_window.labels(agent_id)
+        for strategy in strategies:
+            self.compressions.labels(agent_id, strategy)
+        for tool_name in tools:
+            self._tools.add(tool_name)
+            self.tool_time.labels(tool_name)
+            for status in self.STATUSES:
+                self.tool_executions.labels(tool_name, agent_id, status)
+
+    def request_ended(self, agent_id: str, status: str, seconds: float) -> None:
+        agent_id = self._agent(agent_id)
+        self.requests.labels(agent_id, status).inc()
+        self.response_time.labels(agent_id).observe(seconds)
+
+    def tool_ended(self, tool_name: str, agent_id: str, status: str, seconds: float) -> None:
+        """A tool that no applied agent has (a model may ask for any) is counted as `unknown`."""
+        tool_name = tool_name if tool_name in self._tools else self.UNKNOWN
+        self.tool_executions.labels(tool_name, self._agent(agent_id), status).inc()
+        self.tool_time.labels(tool_name).observe(seconds)
+
+    @contextmanager
+    def holding(self, agent_id: str, size: int) -> Iterator[None]:
+        """Counts `size` bytes as held for the agent while the block runs."""
+        gauge = self.memory_usage.labels(self._agent(agent_id))
+        gauge.inc(size)
+        try:
+            yield
+        finally:
+            gauge.dec(size)
+
+    def context_sent(self, agent_id: str, tokens: int) -> None:
+        self.context_window.labels(self._agent(agent_id)).set(tokens)
+
+    def context_compressed(self, agent_id: str, strategy: str) -> None:
+        self.compressions.labels(self._agent(agent_id), strategy).inc()
+
+    def _agent(self, agent_id: str) -> str:
+        return agent_id if agent_id in self._agents else self.UNKNOWN
+
+
+class CustomMetrics:
+    """Metrics that tools and agents record under names of their own, bounded on every side.
+
+    Each is a summary (count and sum) called `peregrine_custom_<name>`. Its first record fixes its
+    label names. What does not fit is dropped and counted by reason, never raised: a metric must not
+    fail the work that it describes.
+    """
+
+    MAX_NAMES = 100
+    MAX_LABELS = 10
+    MAX_LABEL_SETS = 100
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._summaries: dict[str, tuple[Summary, tuple[str, ...], set[tuple[str, ...]]]] = {}
+        self._dropped = Counter(
+            "peregrine_custom_metrics_dropped_total",
+            "Custom metric records that were refused, by reason",
+            ["reason"],
+            registry=registry,
+        )
+
+    def record(self, name: str, value: float, labels: Mapping[str, str] | None = None) -> bool:
+        """Records one value; False when it was dropped.
+
+        Args:
+          name: `[a-z][a-z0-9_]{0,62}`, at most 100 names in a process.
+          value: finite.
+          labels: at most 10, with values cut at 100 characters; at most 100 sets for a name.
+        """
+        reason = self._record(name, value, dict(labels or {}))
+        if reason:
+            self._dropped.labels(reason).inc()
+        return not reason
+
+    def _record(self, name: str, value: float, labels: dict[str, str]) -> str:
+        if not _METRIC_NAME.fullmatch(name):
+            return "bad_name"
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            return "bad_value"
+        if len(labels) > self.MAX_LABELS or not all(map(_METRIC_NAME.fullmatch, labels)):
+            return "bad_labels"
+        names = tuple(sorted(labels))
+        known = self._summaries.get(name)
+        if known is None:
+            if len(self._summaries) >= self.MAX_NAMES:
+                return "too_many_names"
+            try:
+                summary = Summary(
+                    f"peregrine_custom_{name}",
+                    "Recorded by a tool or an agent",
+                    names,
+                    registry=self._registry,
+                )
+            except ValueError:  # a reserved label, or `x_count` beside `x`
+                return "bad_name"
+            known = self._summaries[name] = (summary, names, set())
+        summary, expected, seen = known
+        if names != expected:
+            return "other_labels"
+        values = tuple(str(labels[each])[:100] for each in names)
+        if values not in seen:
+            if len(seen) >= self.MAX_LABEL_SETS:
+                return "too_many_label_sets"
+            seen.add(values)
+        (summary.labels(*values) if names else summary).observe(value)
+        return ""

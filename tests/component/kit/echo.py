@@ -1,7 +1,7 @@
 """A tiny service for the tests of serving and calling: what it is told decides how it behaves.
 
-Written in the shape of a generated module (`add_…_to_server`, `…Stub`), so that the kit is used here
-as services use it. Messages are `StringValue`.
+Written in the shape of a generated module (`add_…_to_server`, `…Stub`), so that the kit is used
+here as services use it. Messages are `StringValue`.
 """
 
 import asyncio
