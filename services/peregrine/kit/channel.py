@@ -295,7 +295,7 @@ class _RetriedCall(grpc.aio.UnaryUnaryCall[Any, Any]):
         if error.code() is not grpc.StatusCode.UNAVAILABLE or self._attempt >= MAX_ATTEMPTS:
             return None
         ceiling = min(_FIRST_BACKOFF * 2 ** (self._attempt - 1), _MAX_BACKOFF)
-        delay = random.uniform(0.0, ceiling)  # noqa: S311 - spreads load, hides nothing
+        delay = random.uniform(0.0, ceiling)
         asked = from_rpc_error(error).retry_after
         if asked is not None:
             delay += asked
