@@ -76,41 +76,45 @@ class MessagesApi:
             time=time.time(),
             ids=self._state.ids,
         )
-        ended = "cut"  # what it is when this process stops in the middle
         try:
-            ended = await self._answer(exchange, record)
+            await self._answer(exchange, record)
         except ClientClosed as closed:
-            self._state.records.close(record, ended="client_closed", at=closed.at)
+            self._close(record, "client_closed", closed.at)
         finally:
-            if record.ended is None:
-                self._state.records.close(record, ended=ended, at=exchange.now())
+            self._close(record, "cut", exchange.now())  # when nothing else has closed it
 
-    async def _answer(self, exchange: Exchange, record: Record) -> str:
+    def _close(self, record: Record, ended: str, at: float) -> None:
+        """Close the record, before the last bytes leave: who has read them finds it closed."""
+        if record.ended is None:
+            self._state.records.close(record, ended=ended, at=at)
+
+    async def _answer(self, exchange: Exchange, record: Record) -> None:
         try:
             body = await exchange.body(self._max_body_bytes)
             async with exchange.watching():
-                return await self._route(exchange, record, body)
+                await self._route(exchange, record, body)
         except ApiError as error:
-            return await self._refuse(exchange, record, error)
+            await self._refuse(exchange, record, error)
 
-    async def _route(self, exchange: Exchange, record: Record, body: bytes) -> str:
+    async def _route(self, exchange: Exchange, record: Record, body: bytes) -> None:
         self._authenticate(exchange)
         path = exchange.path.rstrip("/")
         if path == "/v1/messages" and exchange.method == "POST":
             self._state.records.keep_prompt(record, body)
-            return await self._messages(exchange, record, body)
-        if path == "/v1/messages/count_tokens" and exchange.method == "POST":
+            await self._messages(exchange, record, body)
+        elif path == "/v1/messages/count_tokens" and exchange.method == "POST":
             self._state.records.keep_prompt(record, body)
             asked = request.parse(body, models=self._models, counting=True)
             record.model = asked.model
-            return await self._json(exchange, record, {"input_tokens": _prompt_tokens(asked)})
-        if path == "/v1/models" and exchange.method == "GET":
+            await self._json(exchange, record, {"input_tokens": _prompt_tokens(asked)})
+        elif path == "/v1/models" and exchange.method == "GET":
             query = {key: values[-1] for key, values in parse_qs(exchange.query.decode()).items()}
-            return await self._json(exchange, record, models.page(self._models, query))
-        if path.startswith("/v1/models/") and exchange.method == "GET":
+            await self._json(exchange, record, models.page(self._models, query))
+        elif path.startswith("/v1/models/") and exchange.method == "GET":
             model = path.removeprefix("/v1/models/")
-            return await self._json(exchange, record, models.describe(self._models, model))
-        raise ApiError(404, f"Not found: {exchange.method} {exchange.path}")
+            await self._json(exchange, record, models.describe(self._models, model))
+        else:
+            raise ApiError(404, f"Not found: {exchange.method} {exchange.path}")
 
     def _authenticate(self, exchange: Exchange) -> None:
         key = exchange.headers.get(b"x-api-key", b"").decode("latin-1")
@@ -123,7 +127,7 @@ class MessagesApi:
         if not exchange.headers.get(b"anthropic-version"):
             raise wire.invalid("anthropic-version: header is required")
 
-    async def _messages(self, exchange: Exchange, record: Record, body: bytes) -> str:
+    async def _messages(self, exchange: Exchange, record: Record, body: bytes) -> None:
         asked = request.parse(body, models=self._models)
         record.model = asked.model
         record.stream = asked.stream
@@ -135,15 +139,17 @@ class MessagesApi:
             await exchange.until(exchange.started + turn.failure.delay)
             raise turn.failure.error
         if turn.cut is not None and turn.cut.where.at_start:
+            self._close(record, "cut", exchange.now())
             await exchange.cut(turn.cut.scope)
-            return "cut"
+            return
         performance = self._performance(exchange, record, asked, turn)
         outcome = Outcome()
         record.outcome = outcome
         frames = timeline.play(performance, outcome)
         if asked.stream:
-            return await self._stream(exchange, record, turn, frames, outcome)
-        return await self._whole(exchange, record, performance, frames, outcome)
+            await self._stream(exchange, record, turn, frames, outcome)
+        else:
+            await self._whole(exchange, record, performance, frames, outcome)
 
     def _performance(
         self, exchange: Exchange, record: Record, asked: MessagesRequest, turn: Turn
@@ -151,7 +157,7 @@ class MessagesApi:
         state = self._state
         latency = state.latency.with_changes(turn.latency)
         for given in (
-            asked.metadata.get("simulator_latency", ""),
+            str(asked.metadata.get("simulator_latency", "")),
             exchange.headers.get(b"x-simulator-latency", b"").decode("latin-1"),
         ):
             latency = latency.with_changes(latencies.parse(given))
@@ -182,7 +188,7 @@ class MessagesApi:
         turn: Turn,
         frames: Iterator[Frame],
         outcome: Outcome,
-    ) -> str:
+    ) -> None:
         start = exchange.started
         frame = next(frames, None)
         broken: str | None = None
@@ -206,10 +212,11 @@ class MessagesApi:
                 piece.append(turn.failure.error.event(record.request_id))
                 record.error = turn.failure.error.type
             over = broken == "error" or frame is None
+            if over or broken is not None:
+                self._close(record, broken or "completed", exchange.now())
             await exchange.write(b"".join(piece), more=not over)
         if broken == "cut" and turn.cut is not None:
             await exchange.cut(turn.cut.scope)
-        return broken or "completed"
 
     async def _whole(
         self,
@@ -218,7 +225,7 @@ class MessagesApi:
         performance: Performance,
         frames: Iterator[Frame],
         outcome: Outcome,
-    ) -> str:
+    ) -> None:
         turn = performance.turn
         broken = None
         for _ in frames:
@@ -229,25 +236,26 @@ class MessagesApi:
         if broken == "error" and turn.failure is not None:
             raise turn.failure.error
         if broken == "cut" and turn.cut is not None:
+            self._close(record, "cut", exchange.now())
             await exchange.cut(turn.cut.scope)
-            return "cut"
-        return await self._json(exchange, record, timeline.whole_message(performance, outcome))
+            return
+        await self._json(exchange, record, timeline.whole_message(performance, outcome))
 
-    async def _json(self, exchange: Exchange, record: Record, body: wire.Json) -> str:
+    async def _json(self, exchange: Exchange, record: Record, body: wire.Json) -> None:
         record.status = 200
         record.first_byte = exchange.now()
+        self._close(record, "completed", exchange.now())
         await exchange.respond(200, _headers(record), orjson.dumps(body))
-        return "completed"
 
-    async def _refuse(self, exchange: Exchange, record: Record, error: ApiError) -> str:
+    async def _refuse(self, exchange: Exchange, record: Record, error: ApiError) -> None:
         record.status = error.status
         record.error = error.type
         record.first_byte = exchange.now()
         headers = _headers(record)
         if error.retry_after is not None:
             headers.append((b"retry-after", b"%g" % error.retry_after))
+        self._close(record, "error", exchange.now())
         await exchange.respond(error.status, headers, error.body(record.request_id))
-        return "error"
 
 
 def _breaks(turn: Turn, outcome: Outcome) -> str | None:

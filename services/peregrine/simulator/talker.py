@@ -137,7 +137,7 @@ def _remembered(request: MessagesRequest, message: str) -> str | None:
     what = asked["what"].strip().lower()
     for said in reversed(heard):
         for fact in reversed(list(_FACT.finditer(said))):
-            if fact["what"].strip().lower() == what and fact.start() != asked.start():
+            if fact["what"].strip().lower() == what:
                 return f"Your {what} is {fact['value'].strip()}."
     return f"You have not told me your {what} yet."
 
