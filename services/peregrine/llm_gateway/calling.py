@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 # What is kept of the caller's time to tell it that it is over, rather than let it be cut off.
 DEADLINE_MARGIN = 0.02
+# How long the stream may take to end after the answer did; then it is reset.
+END_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +109,7 @@ class Call:
                     models_left=len(self._models) - at - 1,
                     time_left=time_left,
                     longest_wait=self._limits.wait,
-                    chance=random.random(),  # noqa: S311 - spreads load, hides nothing
+                    chance=random.random(),
                 )
                 failure = error
             finally:
@@ -130,49 +132,56 @@ class Call:
         self._working += sent - began
         first = 0.0
         try:
-            async with asyncio.timeout_at(self._silence()) as silence:
+            async with asyncio.timeout_at(self._silence(sent)) as silence:
                 async with self._provider.stream(content, deadline=self._deadline) as stream:
                     async for events in stream.batches():
                         now = time.monotonic()
-                        silence.reschedule(self._silence())
+                        silence.reschedule(self._silence(now))
                         made = [said for each in events if (said := answer.feed(each)) is not None]
                         if answer.has_content and not first:
                             first = now
                             label = self._metrics.model(model)
                             self._metrics.first_token.labels(label).observe(now - self._started)
-                        generation.usage.CopyFrom(answer.usage)
                         if answer.prompt_usage is not None and not self._said_started:
                             self._said_started = True
-                            started = _started(generation, model, stream.simulated, answer)
-                            made.insert(0, started)
+                            made.insert(0, _started(generation, model, stream.simulated, answer))
+                        generation.usage.CopyFrom(answer.usage)
+                        if answer.done and not generation.ended:
+                            first = first or now
+                            connect = stream.connect_seconds
+                            made.append(
+                                _finished(
+                                    answer,
+                                    queue=began - self._started - self._built,
+                                    build=sent - began + self._built,
+                                    connect=connect,
+                                    first_token=first - sent - connect,
+                                    decode=now - first,
+                                )
+                            )
+                            # What may still come is the end of the stream, no part of the answer.
+                            silence.reschedule(now + END_SECONDS)
                         if made:
                             generation.append(made)
                         self._working += time.monotonic() - now
-        except StreamError as error:
-            raise provider.explain_event(error.kind, error.message) from None
-        except TimeoutError:
-            raise self._late(model) from None
-        if not answer.done:
+        except (PeregrineError, StreamError, TimeoutError) as error:
+            if generation.ended:
+                return
+            if isinstance(error, StreamError):
+                raise provider.explain_event(error.kind, error.message) from None
+            if isinstance(error, TimeoutError):
+                raise self._late(model) from None
+            raise
+        if not generation.ended:
             raise Unavailable(
                 "the model's answer was cut off",
                 reason="MODEL_UNREACHABLE",
                 metadata={"model": model},
             )
-        ended = time.monotonic()
-        first = first or ended
-        times = pb.GenerationTimes(
-            queue_ms=(began - self._started - self._built) * 1e3,
-            build_ms=(sent - began + self._built) * 1e3,
-            connect_ms=stream.connect_seconds * 1e3,
-            first_token_ms=(first - sent - stream.connect_seconds) * 1e3,
-            decode_ms=(ended - first) * 1e3,
-        )
-        generation.finish(
-            pb.GenerationFinished(stop_reason=answer.stop_reason, usage=answer.usage, times=times)
-        )
 
-    def _silence(self) -> float:
-        return min(asyncio.get_running_loop().time() + self._limits.idle, self._deadline)
+    def _silence(self, now: float) -> float:
+        """When to give up if nothing comes; the event loop's clock is the monotonic one."""
+        return min(now + self._limits.idle, self._deadline)
 
     def _late(self, model: str) -> DeadlineExceeded:
         if time.monotonic() >= self._deadline:
@@ -218,3 +227,25 @@ def _started(
         prompt_usage=answer.prompt_usage,
     )
     return pb.GenerationEvent(started=started)
+
+
+def _finished(
+    answer: Translation,
+    *,
+    queue: float,
+    build: float,
+    connect: float,
+    first_token: float,
+    decode: float,
+) -> pb.GenerationEvent:
+    times = pb.GenerationTimes(
+        queue_ms=queue * 1e3,
+        build_ms=build * 1e3,
+        connect_ms=connect * 1e3,
+        first_token_ms=first_token * 1e3,
+        decode_ms=decode * 1e3,
+    )
+    finished = pb.GenerationFinished(
+        stop_reason=answer.stop_reason, usage=answer.usage, times=times
+    )
+    return pb.GenerationEvent(finished=finished)

@@ -40,7 +40,7 @@ MAX_EVENTS_PER_READ = 512
 
 
 class Generation:
-    """One log. Written by its task through `append` and `end`, read by `follow`."""
+    """One log. Written by its task through `append` and `fail`, read by `follow`."""
 
     def __init__(self, *, id: str, identity: Identity, max_bytes: int) -> None:
         self.id = id
@@ -64,19 +64,16 @@ class Generation:
     def append(self, events: Iterable[pb.GenerationEvent]) -> None:
         """Adds events, giving them positions and the time, and wakes the readers.
 
+        `finished` ends the log; it comes with the last events, so that they travel together.
+
         Raises:
           ResourceExhausted: ANSWER_TOO_LARGE, when the log has reached its bound.
         """
         self._add(events)
-        if self.bytes > self._max_bytes:
+        if self.bytes > self._max_bytes and not self.ended:
             raise ResourceExhausted(
                 f"the answer is larger than {self._max_bytes} bytes", reason="ANSWER_TOO_LARGE"
             )
-
-    def finish(self, finished: pb.GenerationFinished) -> None:
-        """Ends the log well."""
-        self.ended = True
-        self._add((pb.GenerationEvent(finished=finished),))
 
     def fail(self, error: PeregrineError) -> None:
         """Ends the log with an error."""
@@ -90,6 +87,8 @@ class Generation:
         created = timestamp_pb2.Timestamp(seconds=now // 10**9, nanos=now % 10**9)
         for event in events:
             self._events.append(event)
+            if event.HasField("finished"):
+                self.ended = True
             event.sequence = len(self._events)
             event.create_time.CopyFrom(created)
             self.bytes += event.ByteSize()

@@ -36,7 +36,7 @@ from peregrine.kit.errors import (
 )
 from peregrine.kit.settings import Secret
 from peregrine.llm_gateway import sse
-from peregrine.llm_gateway.transport import Client, Response, TransportError
+from peregrine.llm_gateway.transport import Client, ConnectTimeout, Response, TransportError
 
 SIMULATED_HEADER = "x-simulated"
 # What the provider may answer beside a stream: an error, a count, a page of models.
@@ -61,7 +61,7 @@ class Provider:
             base_url=base_url,
             http_client=http_client,
             max_retries=0,
-            timeout=None,  # deadlines are asyncio's here; see transport
+            timeout=http_client.timeout,  # deadlines are asyncio's here; see transport
             open_telemetry=False,
         )
 
@@ -161,7 +161,9 @@ class Stream:
 
 def explain(error: anthropic.APIError) -> PeregrineError:
     """An error of the SDK as one of the contract."""
-    if isinstance(error, anthropic.APITimeoutError):
+    if isinstance(error, anthropic.APITimeoutError) and not isinstance(
+        error.__cause__, ConnectTimeout
+    ):
         return DeadlineExceeded("the model was not reached in time", reason="MODEL_TIMEOUT")
     if not isinstance(error, anthropic.APIStatusError):
         cause = error.__cause__
