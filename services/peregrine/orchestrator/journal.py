@@ -5,6 +5,7 @@ before.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
@@ -14,7 +15,9 @@ from peregrine.kit.eventlog import Writer
 class Journal:
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
+        # What the run holds in memory, and who wants to know when it grows.
         self.bytes = 0
+        self.on_growth: Callable[[float], None] | None = None
 
     def emit(self, **payload: Any) -> int:
         """Appends one event, such as `emit(text_delta=pb.TextDelta(...))`; returns its position.
@@ -44,5 +47,11 @@ class Journal:
         event = pb.RunEvent(sequence=writer.next_sequence, epoch=writer.epoch, **payload)
         event.create_time.FromNanoseconds(time.time_ns())
         data = event.SerializeToString()
-        self.bytes += len(data)
+        self.hold(len(data))
         return data
+
+    def hold(self, size: int) -> None:
+        """Counts what the run keeps in memory until it ends."""
+        self.bytes += size
+        if self.on_growth is not None:
+            self.on_growth(size)

@@ -13,10 +13,10 @@ from prometheus_client import CollectorRegistry
 
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.api.orchestrator.v1 import orchestrator_pb2_grpc as rpc
-from peregrine.kit import migrations, redis, serve
+from peregrine.kit import redis, serve
 from peregrine.kit.channel import ChannelPool
 from peregrine.kit.eventlog import EventLog
-from peregrine.kit.postgres import Database
+from peregrine.kit.postgres import Database, check_schema
 from peregrine.kit.settings import (
     PostgresSettings,
     RedisSettings,
@@ -104,7 +104,7 @@ async def build(
             ("eventlog", "peregrine.kit.eventlog.migrations"),
             ("orchestrator", "peregrine.orchestrator.migrations"),
         ):
-            await migrations.check_schema(database, component, package)
+            await check_schema(database, component, package)
         client = redis.connect(settings.redis_url, max_connections=settings.redis_pool_size)
         stack.push_async_callback(redis.close, client)
 

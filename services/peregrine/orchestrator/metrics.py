@@ -56,13 +56,19 @@ class Metrics:
     @contextmanager
     def at_work(self, agent: str, journal: Journal) -> Iterator[None]:
         """Counts a run while it is at work, and what it holds in memory."""
-        with self.live.track_inprogress(), self.agents.holding(agent, lambda: journal.bytes):
-            yield
+        held = self.agents.memory_usage.labels(agent)
+        held.inc(journal.bytes)
+        journal.on_growth = held.inc
+        try:
+            with self.live.track_inprogress():
+                yield
+        finally:
+            journal.on_growth = None
+            held.dec(journal.bytes)
 
     def run_finished(self, agent: str, outcome: pb.RunFinished) -> None:
         waterfall = outcome.waterfall
-        self.agents.requests(agent, _STATUS[outcome.state])
-        self.agents.response_time(agent, waterfall.wall_ms / 1e3)
+        self.agents.request_ended(agent, _STATUS[outcome.state], waterfall.wall_ms / 1e3)
         own = sum(s.critical_ms for s in waterfall.spans if s.kind in _OVERHEAD_KINDS)
         self.overhead.observe(own / 1e3)
 
@@ -70,4 +76,4 @@ class Metrics:
         self, agent: str, tool: str, result: pb.ToolCallFinished, seconds: float
     ) -> None:
         succeeded = result.status == pb.TOOL_CALL_STATUS_SUCCEEDED
-        self.agents.tool(tool, agent, "success" if succeeded else "error", seconds)
+        self.agents.tool_ended(tool, agent, "success" if succeeded else "error", seconds)

@@ -126,6 +126,7 @@ class Turn:
             begun = time.monotonic()
             loaded = await self._upstream.begin_turn(begin_request(self._facts, self._plan))
             self._span(pb.SPAN_KIND_CONTEXT, "memory", 0, begun)
+        self._journal.hold(loaded.ByteSize())
         await self._prepare(loaded)
         messages = list(loaded.context.messages)
         for step in self._replay.steps:
@@ -172,7 +173,7 @@ class Turn:
                 degradations=degradations,
             )
         )
-        self._metrics.agents.context_window(self._plan.agent, loaded.context.tokens)
+        self._metrics.agents.context_sent(self._plan.agent, loaded.context.tokens)
 
     # ---- steps ----
 

@@ -1,15 +1,14 @@
 """Where a run's time went: spans on one time line, and the path among them that decided the end.
 
-The critical path is found backwards in effect: at every moment, the span that will end last among
-those under way is the one the run is waiting for. A tool that outlasts the model's stream owns
-the time that they share; one that ends before it owns none. What no span covers is the
-orchestrator's own work and becomes PARSE spans, so the parts of the path always add up to the
-wall time.
+The path is walked backwards from the end. At each moment the run was waiting for the span that
+was under way just before and had begun first: a tool that outlasts the model's stream owns the
+time from its own start, and what came before is the stream that asked for it. Spans beside the
+path own none of it. Where no span was under way the orchestrator itself was at work: such a
+stretch becomes a PARSE span. So the parts of the path always add up to the wall time.
 
 Times here are seconds from the acceptance of the run; the message carries milliseconds.
 """
 
-import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -54,42 +53,36 @@ class Recorder:
 
 def build(spans: Iterable[Span], wall: float) -> pb.Waterfall:
     """The waterfall of a run that took `wall` seconds, with PARSE spans where nothing else was."""
-    known = sorted(
-        (
-            Span(s.kind, s.name, s.step, s.start, min(s.end, wall))
-            for s in spans
-            if s.start < wall and s.end > s.start
-        ),
-        key=lambda span: (span.start, span.end),
-    )
+    known = [
+        Span(s.kind, s.name, s.step, s.start, min(s.end, wall))
+        for s in spans
+        if s.start < wall and s.end > s.start
+    ]
+    known.sort(key=lambda span: span.start)
     critical = [0.0] * len(known)
     gaps: list[Span] = []
-    waiting: list[tuple[float, int]] = []  # a heap of (-end, index): the last to end on top
-    arriving = 0
-    now = 0.0
-    last = -1
-    while now < wall:
-        while arriving < len(known) and known[arriving].start <= now:
-            heapq.heappush(waiting, (-known[arriving].end, arriving))
-            arriving += 1
-        while waiting and -waiting[0][0] <= now:
-            heapq.heappop(waiting)
-        following = known[arriving].start if arriving < len(known) else wall
-        if waiting:
-            last = waiting[0][1]
-            until = min(-waiting[0][0], following, wall)
-            critical[last] += until - now
+    now = wall
+    while now > 0:
+        # By start, so the first one found is the one that began first.
+        index = next((i for i, s in enumerate(known) if s.start < now <= s.end), None)
+        if index is not None:
+            begun = known[index].start
+            critical[index] += now - begun
         else:
-            until = min(following, wall)
-            if until - now < _SMALLEST_GAP and last >= 0:
-                critical[last] += until - now
+            index = max(
+                (i for i, s in enumerate(known) if s.end <= now),
+                key=lambda i: known[i].end,
+                default=None,
+            )
+            begun = known[index].end if index is not None else 0.0
+            if index is not None and now - begun < _SMALLEST_GAP:
+                critical[index] += now - begun
             else:
-                gaps.append(
-                    Span(pb.SPAN_KIND_PARSE, "orchestrator", _step(known, last), now, until)
-                )
-        now = until
+                step = known[index].step if index is not None else 0
+                gaps.append(Span(pb.SPAN_KIND_PARSE, "orchestrator", step, begun, now))
+        now = begun
     result = pb.Waterfall(wall_ms=wall * 1e3)
-    rows = [(span, part) for span, part in zip(known, critical, strict=True)]
+    rows = list(zip(known, critical, strict=True))
     rows += [(gap, gap.end - gap.start) for gap in gaps]
     rows.sort(key=lambda row: row[0].start)
     for span, part in rows:
@@ -103,10 +96,6 @@ def build(spans: Iterable[Span], wall: float) -> pb.Waterfall:
         )
     result.critical_path_ms = sum(part for _, part in rows) * 1e3
     return result
-
-
-def _step(known: list[Span], index: int) -> int:
-    return known[index].step if index >= 0 else 0
 
 
 def recorded(events: Iterable[pb.RunEvent], age: float, now: float) -> list[Span]:
