@@ -163,8 +163,11 @@ class MessagesApi:
             latency = latency.with_changes(latencies.parse(given))
         prompt = _prefixes(asked)
         usage = state.cache.usage(prompt, exchange.started)
-        rng = random.Random(f"{state.seed}/{record.id}")  # noqa: S311  repeatable, not secret
-        first_token = latency.first_token_seconds(usage.uncached_tokens, rng)
+        draw = 0.5
+        if latency.jitter:
+            # Drawn by seed and number, so that the order in which answers end changes nothing.
+            draw = random.Random(f"{state.seed}/{record.id}").random()
+        first_token = latency.first_token_seconds(usage.uncached_tokens, draw)
         state.cache.write(prompt, now=exchange.started, readable_at=exchange.started + first_token)
         record.usage = usage
         record.modelled_first_token = first_token

@@ -3,7 +3,8 @@
 Hypercorn parses and frames; four things are changed here, each because it was seen to matter:
 
 - *Scheduling*: its HTTP/2 priority tree costs time in proportion to the open streams for every
-  frame. All streams are equal here, so whose turn it is comes from a queue of those with data.
+  frame. All streams are equal here, so whose turn it is comes from a queue of those with data, and
+  what they have at one moment is one write.
 - *Resets*: a stream that the client has reset is forgotten at once; otherwise it stays in the tree
   until the limit of 1,000 refuses new ones.
 - *Idle timeout*: there is none, so that a warm connection stays warm, and no timer per request.
@@ -18,6 +19,7 @@ from typing import Any, Final, Literal
 
 import h2.errors
 import h2.events
+import h2.exceptions
 from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
@@ -33,6 +35,7 @@ from priority.priority import DeadlockError, MissingStreamError
 Scope = dict[str, Any]
 STATE_KEY: Final = "peregrine_connection"
 DRAIN_SECONDS: Final = 1.0
+LARGEST_WRITE: Final = 64 * 1024
 
 
 class _RoundRobin:
@@ -98,11 +101,41 @@ class _Http2(H2Protocol):
             if isinstance(event, h2.events.StreamReset):
                 await self._forget(event.stream_id)
 
-    async def _send_data(self, stream_id: int) -> None:
-        try:
-            await super()._send_data(stream_id)
-        except KeyError:  # forgotten while its data was being written
+    async def send_task(self) -> None:
+        """Frames what every ready stream has, then writes it all at once."""
+        framed = 0
+        while not self.closed:
+            try:
+                framed += await self._frame(next(self.priority))
+            except DeadlockError:
+                await self._flush()
+                framed = 0
+                await self.has_data.wait()
+                await self.has_data.clear()
+            if framed >= LARGEST_WRITE:
+                await self._flush()
+                framed = 0
+
+    async def _frame(self, stream_id: int) -> int:
+        """One DATA frame of the stream, as far as its window goes; returns the bytes of data."""
+        buffer = self.stream_buffers.get(stream_id)
+        if buffer is None:
             self.priority.remove_stream(stream_id)
+            return 0
+        try:
+            window = self.connection.local_flow_control_window(stream_id)
+            data = await buffer.pop(max(0, min(window, self.connection.max_outbound_frame_size)))
+            over = buffer.complete
+            if data or over:
+                self.connection.send_data(stream_id, data, end_stream=over)
+        except h2.exceptions.ProtocolError:
+            await self._forget(stream_id)  # closed while it waited
+            return 0
+        if over:
+            await self._forget(stream_id)
+        elif not data or not buffer.buffer:
+            self.priority.block(stream_id)
+        return len(data)
 
     async def _forget(self, stream_id: int) -> None:
         buffer = self.stream_buffers.pop(stream_id, None)

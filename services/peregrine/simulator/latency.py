@@ -8,7 +8,6 @@ Everything is an offset from the moment the request was read; who plays it adds 
 """
 
 import math
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
@@ -29,10 +28,9 @@ class Latency:
     jitter: float = 0.0
     """Share of `first_token` (0 to 1) by which it varies, uniformly, drawn from the seed."""
 
-    def first_token_seconds(self, uncached_tokens: int, rng: random.Random) -> float:
-        varied = self.first_token
-        if self.jitter:
-            varied *= 1 + self.jitter * (2 * rng.random() - 1)
+    def first_token_seconds(self, uncached_tokens: int, draw: float) -> float:
+        """`draw` (0 to 1, uniform) decides the jitter; 0.5 means none."""
+        varied = self.first_token * (1 + self.jitter * (2 * draw - 1))
         return varied + uncached_tokens * self.seconds_per_prompt_token
 
     @property

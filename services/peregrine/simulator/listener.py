@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -78,7 +78,8 @@ async def listen(
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        await server.wait_closed()
+        with suppress(TimeoutError):  # a handshake in progress is not waited for
+            await asyncio.wait_for(server.wait_closed(), CLOSE_SECONDS)
 
 
 async def _run(connection: Connection) -> None:
