@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import peregrine
 from peregrine.local.processes import ProcessFailed
 from peregrine.local.settings import LocalSettings
 
@@ -102,7 +101,7 @@ def services(
         "PEREGRINE_CACHE_REDIS_URL": stores.cache_redis_url,
         "PEREGRINE_REFLECTION": "true",
         "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": _import_path(environ),
+        "PYTHONPATH": import_path(environ),
     }
     if "simulator" in ports:
         # Where the model is said to be, and a key that could open nothing elsewhere.
@@ -152,9 +151,9 @@ def _for_service(name: str, environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _import_path(environ: Mapping[str, str]) -> str:
+def import_path(environ: Mapping[str, str]) -> str:
     """This very package, also where it is not installed."""
-    root = str(Path(peregrine.__path__[0]).parent)
+    root = str(Path(__file__).parents[2])
     before = environ.get("PYTHONPATH", "")
     return f"{root}:{before}" if before else root
 

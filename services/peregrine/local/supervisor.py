@@ -54,20 +54,16 @@ class Supervisor:
             Children(grace=_STOP_SECONDS, keep_open=[lock]) as children,
         ):
             self._children = children
-            try:
-                ports = plan.ports(self._settings)
-                async with self._stores(children) as stores:
-                    await self._migrate(stores)
-                    services = plan.services(
-                        self._settings, ports=ports, stores=stores, environ=self._environ
-                    )
-                    async with self._services(children, services):
-                        await self._apply(children, plan.targets(ports))
-                        self._summarize(services, stores)
-                        await self._watch()
-            except ProcessFailed as problem:
-                # A stage that failed because a child died is told as the child's end.
-                raise self._death() or problem from None
+            ports = plan.ports(self._settings)
+            async with self._stores(children) as stores:
+                await self._migrate(stores)
+                services = plan.services(
+                    self._settings, ports=ports, stores=stores, environ=self._environ
+                )
+                async with self._services(children, services):
+                    await self._apply(children, plan.targets(ports))
+                    self._summarize(services)
+                    await self._watch()
 
     def kill(self) -> None:
         """End every child at once."""
@@ -142,6 +138,9 @@ class Supervisor:
             except* ProcessFailed as problems:
                 raise problems.exceptions[0] from None
             yield
+        except ProcessFailed as problem:
+            # A stage that failed because another child died is told as that child's end.
+            raise self._death() or problem from None
         finally:
             self._terminal.say("Stopping …", style="dim")
             if first := running.pop("orchestrator", None):
@@ -164,7 +163,11 @@ class Supervisor:
                 "applying the examples",
                 [sys.executable, "-m", "peregrine", "apply", "-f", examples],
                 log_path=self._logs / "apply.log",
-                env={**self._environ, **targets},
+                env={
+                    **self._environ,
+                    **targets,
+                    "PYTHONPATH": plan.import_path(self._environ),
+                },
             )
             try:
                 code = await child.wait(_APPLY_SECONDS)
@@ -190,7 +193,7 @@ class Supervisor:
         dead = next((child for child in self._watched if child.returncode is not None), None)
         return dead.ended() if dead else None
 
-    def _summarize(self, services: Sequence[Service], stores: Stores) -> None:
+    def _summarize(self, services: Sequence[Service]) -> None:
         settings = self._settings
         rows = [(service.name, service.address) for service in services]
         rows.append(("state", str(self._state)))
