@@ -1,0 +1,289 @@
+"""The durable side: PostgreSQL. Every write is fenced by the epoch, under the log's row lock.
+
+A batch that matched no row is not yet a lost log: its commit may have happened and only the reply
+was lost. `standing` tells the two apart.
+"""
+
+import asyncio
+import zlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from peregrine.kit.eventlog import statements
+from peregrine.kit.eventlog.entry import Address, Entry, decode, encode
+from peregrine.kit.postgres import ALL_TENANTS, Connection, Database
+
+Also = Callable[[Connection], Awaitable[None]]
+
+_TO_THREAD = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Entries of one log that become durable: they follow `durable` without a gap."""
+
+    address: Address
+    epoch: int
+    durable: int
+    entries: Sequence[Entry]
+
+    @property
+    def last(self) -> int:
+        return self.durable + len(self.entries)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    epoch: int
+    durable: int
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    address: Address
+    epoch: int
+    durable: int
+    released: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What PostgreSQL knows of a log, and the entries after the position that was asked for."""
+
+    starts: Sequence[int | None]
+    durable: int
+    finished: bool
+    compacted: bool
+    entries: Sequence[Entry]
+
+
+class Store:
+    def __init__(self, *, db: Database, owner: str, lease: float, retention: float) -> None:
+        self._db = db
+        self._owner = owner
+        self._lease = lease
+        self._retention = retention
+
+    async def insert(self, conn: Connection, address: Address) -> None:
+        await conn.execute(
+            "eventlog_insert",
+            statements.INSERT_LOG,
+            address.log_id,
+            address.tenant,
+            self._owner,
+            self._lease,
+        )
+
+    async def flush(self, writes: Sequence[Write]) -> set[UUID]:
+        """Makes entries of many logs durable in one transaction; returns the logs that moved."""
+        ids: list[UUID] = []
+        sequences: list[int] = []
+        epochs: list[int] = []
+        payloads: list[bytes] = []
+        for write in sorted(writes, key=lambda write: write.address.log_id):
+            for entry in write.entries:
+                ids.append(write.address.log_id)
+                sequences.append(entry.sequence)
+                epochs.append(entry.epoch)
+                payloads.append(entry.payload)
+        async with self._db.transaction(ALL_TENANTS) as conn:
+            rows = await conn.fetch(
+                "eventlog_flush",
+                statements.FLUSH,
+                [write.address.log_id for write in writes],
+                [write.epoch for write in writes],
+                [write.durable + 1 for write in writes],
+                [write.last for write in writes],
+                ids,
+                sequences,
+                epochs,
+                payloads,
+                self._lease,
+            )
+        return {row["log_id"] for row in rows}
+
+    async def standing(self, log_ids: Sequence[UUID]) -> dict[UUID, Standing]:
+        async with self._db.transaction(ALL_TENANTS) as conn:
+            rows = await conn.fetch("eventlog_standing", statements.STANDING, log_ids)
+        return {
+            row["log_id"]: Standing(row["epoch"], row["durable_sequence"], row["finished"])
+            for row in rows
+        }
+
+    async def finish(self, write: Write, also: Also | None, *, timeout: float = 5.0) -> bool:
+        """The terminal entry, all before it, the end of the lease and `also`, or nothing."""
+        async with self._db.transaction(write.address.tenant, timeout=timeout) as conn:
+            moved = await self._settle(conn, write, finished=True, released=False)
+            if moved and also is not None:
+                await also(conn)
+        return moved
+
+    async def release(self, write: Write) -> bool:
+        async with self._db.transaction(write.address.tenant) as conn:
+            return await self._settle(conn, write, finished=False, released=True)
+
+    async def _settle(
+        self, conn: Connection, write: Write, *, finished: bool, released: bool
+    ) -> bool:
+        row = await conn.fetchrow(
+            "eventlog_finish" if finished else "eventlog_release",
+            statements.SETTLE,
+            write.address.log_id,
+            write.epoch,
+            write.durable,
+            write.last,
+            finished,
+            released,
+            self._lease,
+            self._retention,
+            *_columns(write.entries),
+        )
+        return row is not None
+
+    async def release_all(self, standings: Sequence[tuple[UUID, int, int]]) -> None:
+        """Lets go of (log, epoch, durable position), where nothing is beyond that position."""
+        async with self._db.transaction(ALL_TENANTS, timeout=2.0) as conn:
+            await conn.execute(
+                "eventlog_release_all",
+                statements.RELEASE_ALL,
+                [log_id for log_id, _, _ in standings],
+                [epoch for _, epoch, _ in standings],
+                [durable for _, _, durable in standings],
+            )
+
+    async def renew(self, owned: Sequence[tuple[UUID, int]]) -> set[UUID]:
+        """Renews the leases of (log, epoch) in one statement; returns those that it could."""
+        async with self._db.transaction(ALL_TENANTS) as conn:
+            rows = await conn.fetch(
+                "eventlog_renew",
+                statements.RENEW,
+                [log_id for log_id, _ in owned],
+                [epoch for _, epoch in owned],
+                self._lease,
+            )
+        return {row["log_id"] for row in rows}
+
+    async def claim(self, limit: int) -> list[Claimed]:
+        async with self._db.transaction(ALL_TENANTS) as conn:
+            rows = await conn.fetch(
+                "eventlog_claim", statements.CLAIM, self._owner, limit, self._lease
+            )
+        return [
+            Claimed(
+                Address(row["tenant"], row["log_id"]),
+                row["epoch"],
+                row["durable_sequence"],
+                row["former"] is None,
+            )
+            for row in rows
+        ]
+
+    async def adopt(self, write: Write) -> list[Entry] | None:
+        """Writes what the tail held under the new epoch; returns the whole log, None if fenced."""
+        async with self._db.transaction(write.address.tenant) as conn:
+            moved = await conn.fetchrow(
+                "eventlog_adopt",
+                statements.ADOPT,
+                write.address.log_id,
+                write.epoch,
+                write.durable,
+                write.last,
+                self._lease,
+                *_columns(write.entries),
+            )
+            if moved is None:
+                return None
+            rows = await conn.fetch("eventlog_entries", statements.ENTRIES, write.address.log_id)
+        return [_entry(row) for row in rows]
+
+    async def page(self, address: Address, after: int, limit: int) -> Page | None:
+        """None when the tenant has no such log."""
+        async with self._db.transaction(address.tenant) as conn:
+            rows = await conn.fetch("eventlog_page", statements.PAGE, address.log_id, after, limit)
+        if not rows:
+            return None
+        log = rows[0]
+        entries: Sequence[Entry]
+        if log["data"] is not None:
+            entries = await _unfold(log["data"])
+            # Positions begin at 1 and have no gaps, so a position is an index.
+            entries = entries[after : after + limit]
+        else:
+            last = log["durable_sequence"] if log["finished"] else 0
+            entries = [_entry(row, last) for row in rows if row["sequence"] is not None]
+        return Page(
+            starts=log["starts"],
+            durable=log["durable_sequence"],
+            finished=log["finished"],
+            compacted=log["folded"] and log["data"] is None,
+            entries=entries,
+        )
+
+    async def progress(self, addresses: Sequence[Address]) -> dict[Address, Standing]:
+        """How far the logs are: epoch is the newest one that may have written."""
+        async with self._db.transaction(ALL_TENANTS) as conn:
+            rows = await conn.fetch(
+                "eventlog_progress",
+                statements.PROGRESS,
+                [address.log_id for address in addresses],
+            )
+        return {
+            Address(row["tenant"], row["log_id"]): Standing(
+                row["epoch"], row["durable_sequence"], row["finished"]
+            )
+            for row in rows
+        }
+
+    async def fold(self, limit: int) -> int:
+        """Turns finished logs into one compressed row each; returns how many it did."""
+        async with self._db.transaction(ALL_TENANTS, timeout=30.0) as conn:
+            logs = await conn.fetch("eventlog_unfolded", statements.UNFOLDED, limit)
+            for log in logs:
+                rows = await conn.fetch("eventlog_entries", statements.ENTRIES, log["log_id"])
+                last = log["durable_sequence"]
+                await conn.execute(
+                    "eventlog_fold",
+                    statements.FOLD,
+                    log["log_id"],
+                    log["tenant"],
+                    await _compress(b"".join(encode(_entry(row, last)) for row in rows)),
+                    last,
+                    log["expire_time"],
+                )
+        return len(logs)
+
+    async def expire(self, limit: int) -> int:
+        """Deletes what is past its time; returns how many rows went."""
+        async with self._db.transaction(ALL_TENANTS, timeout=30.0) as conn:
+            folds = await conn.execute("eventlog_expire", statements.EXPIRE_FOLDS, limit)
+            logs = await conn.execute(
+                "eventlog_forget", statements.EXPIRE_LOGS, limit, 7 * self._retention
+            )
+        return int(folds.split()[-1]) + int(logs.split()[-1])
+
+
+def _columns(entries: Sequence[Entry]) -> tuple[list[int], list[int], list[bytes]]:
+    return (
+        [entry.sequence for entry in entries],
+        [entry.epoch for entry in entries],
+        [entry.payload for entry in entries],
+    )
+
+
+def _entry(row: Any, last: int = 0) -> Entry:
+    return Entry(row["sequence"], row["epoch"], row["payload"], row["sequence"] == last)
+
+
+async def _compress(data: bytes) -> bytes:
+    if len(data) < _TO_THREAD:
+        return zlib.compress(data, 1)
+    return await asyncio.to_thread(zlib.compress, data, 1)
+
+
+async def _unfold(data: bytes) -> list[Entry]:
+    if len(data) < _TO_THREAD:
+        return decode(zlib.decompress(data))
+    return await asyncio.to_thread(lambda: decode(zlib.decompress(data)))

@@ -1,0 +1,171 @@
+"""The live side: Redis. Per log a head (epoch, next position) and the newest entries.
+
+Appends go over one connection that nobody else uses, in pipelines. The append script is loaded
+under a name of this process's own (a comment in it differs), so a Redis that restarted does not
+know it and answers NOSCRIPT: whatever state it came up with, empty or old, nothing is appended to
+it before the epochs were verified anew. Everything here is best effort with a bound of a second:
+the caller goes on with PostgreSQL.
+"""
+
+import asyncio
+import importlib.resources
+import secrets
+from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from peregrine.kit.eventlog.entry import Address, Entry, decode_all
+from peregrine.kit.redis import Redis, RedisError
+
+T = TypeVar("T")
+
+TIMEOUT = 1.0
+LIVE_SECONDS = 3600
+KEEP = 2000
+RELEASED = b"peregrine:log:released"
+
+FENCED, NOT_CONTINUOUS, STALE_OPEN = -1, -2, -3
+
+# What "Redis is away" looks like; a wrong reply to a script is one too: nothing can be said then.
+AWAY: tuple[type[Exception], ...] = (RedisError, OSError, TimeoutError, ValueError)
+
+
+def _script(name: str) -> str:
+    return importlib.resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def keys(address: Address) -> tuple[bytes, bytes, bytes]:
+    """Head, tail and channel of a log; the braces keep them in one slot of a Redis cluster."""
+    name = f"peregrine:log:{{{address.tenant}/{address.log_id}}}"
+    return f"{name}:head".encode(), f"{name}:tail".encode(), name.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a new owner found: `intact` when it surely holds all that any reader may have seen."""
+
+    entries: Sequence[Entry]
+    intact: bool
+
+
+def new_connection(redis: Redis) -> Any:
+    """A connection outside the pool, for one task (the pool's are for whoever comes).
+
+    Without a socket timeout: redis-py implements it with `asyncio.wait_for`, which in Python 3.11
+    can swallow a cancellation. The callers here bound each exchange themselves.
+    """
+    pool: Any = redis.connection_pool
+    return pool.connection_class(**{**pool.connection_kwargs, "socket_timeout": None})
+
+
+async def bounded(call: Awaitable[T]) -> T:
+    """Awaits a call on the shared pool, at most `TIMEOUT` seconds; a cancellation that it swallowed
+    (see `new_connection`) is raised after all."""
+    task = asyncio.current_task()
+    cancelled = task.cancelling() if task is not None else 0
+    async with asyncio.timeout(TIMEOUT):
+        result = await call
+    if task is not None and task.cancelling() > cancelled:
+        raise asyncio.CancelledError
+    return result
+
+
+class Link:
+    """One connection to one run of a Redis server, with the append script loaded."""
+
+    def __init__(self, connection: Any, sha: bytes, instance: str) -> None:
+        self._connection = connection
+        self._sha = sha
+        self.instance = instance
+
+    @classmethod
+    async def open(cls, redis: Redis, name: str) -> "Link":
+        """Connects, loads the script, and learns which run of the server it is (its run_id)."""
+        connection = new_connection(redis)
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                await connection.connect()
+                script = f"-- {name}\n{_script('append.lua')}"
+                await connection.send_command("SCRIPT", "LOAD", script, check_health=False)
+                sha = await connection.read_response()
+                await connection.send_command("INFO", "server", check_health=False)
+                instance = _instance(await connection.read_response())
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return cls(connection, sha, instance)
+
+    async def append(self, appends: Iterable[Sequence[Any]]) -> list[Any]:
+        """One round trip: each item is the keys and arguments of an append. An item of the result
+        is the script's number or the error of that one."""
+        connection = self._connection
+        packed: list[bytes] = []
+        count = 0
+        for args in appends:
+            packed += connection.pack_command("EVALSHA", self._sha, 2, *args)
+            count += 1
+        replies: list[Any] = []
+        async with asyncio.timeout(TIMEOUT):
+            await connection.send_packed_command(packed, check_health=False)
+            for _ in range(count):
+                try:
+                    # The bound is the one above, for all of them together.
+                    replies.append(await connection.read_response(timeout=float("inf")))
+                except RedisError as error:
+                    if not connection.is_connected:
+                        raise
+                    replies.append(error)
+        return replies
+
+    async def close(self) -> None:
+        await self._connection.disconnect(nowait=True)
+
+
+class Tail:
+    """Reads, takes and hints, over the shared pool."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+        self._take = redis.register_script(_script("take.lua"))
+        self._read = redis.register_script(_script("read.lua"))
+
+    async def open_link(self, owner: str) -> Link:
+        return await Link.open(self.redis, f"{owner} {secrets.token_hex(8)}")
+
+    async def take(self, address: Address, epoch: int, durable: int) -> Taken | None:
+        """Fences the tail under the new epoch. None when a higher epoch did already.
+
+        Raises: one of `AWAY`.
+        """
+        head, tail, _ = keys(address)
+        status, *rest = await bounded(
+            self._take(keys=[head, tail], args=[epoch, durable, LIVE_SECONDS])
+        )
+        if status == FENCED:
+            return None
+        instance = _instance(await bounded(self.redis.info("server")))
+        written_under, *frames = rest
+        return Taken(
+            decode_all(frames), written_under != b"" and written_under.decode() == instance
+        )
+
+    async def read(self, address: Address, after: int, limit: int) -> list[Entry]:
+        """The entries that follow `after` without a gap, [] when the tail does not have them.
+
+        Raises: one of `AWAY`.
+        """
+        head, tail, _ = keys(address)
+        return decode_all(await bounded(self._read(keys=[head, tail], args=[after, limit])))
+
+    async def announce_release(self) -> None:
+        await bounded(self.redis.publish(RELEASED, b""))
+
+
+def _instance(info: Any) -> str:
+    if isinstance(info, dict):
+        return str(info.get("run_id", ""))
+    for line in bytes(info).splitlines():
+        name, _, value = line.partition(b":")
+        if name == b"run_id":
+            return value.decode()
+    return ""
