@@ -9,9 +9,10 @@ A unary method that was declared idempotent is tried again after UNAVAILABLE, at
 the run's retry budget lasts, after a full-jitter backoff or the delay that the server asked for. A
 started stream is never retried: its reader resumes by position. Errors leave as `AioRpcError`.
 
-This is done in the multicallables and not in grpc.aio client interceptors, because an intercepted
-call runs in a task of its own and copies its metadata once more: measured on a bare unary echo,
-this pool adds 0.04 ms to 0.4 ms, one interceptor that does nothing 0.2 ms.
+This is done in the multicallables and not in grpc.aio client interceptors, because the channel has
+to be chosen before there is a call to intercept, and an intercepted call runs in a task of its own.
+Measured on a unary echo of 0.53 ms: the pool adds 0.05 ms, of which 0.035 ms are the four metadata;
+an interceptor that does nothing adds 0.04 ms.
 """
 
 import asyncio

@@ -14,6 +14,7 @@ nowhere else: whoever signs these metadata changes those two.
 
 import contextvars
 import dataclasses
+import functools
 import random
 import re
 import time
@@ -217,14 +218,17 @@ def read_identity(metadata: Mapping[str, Any], *, required: bool) -> Identity:
         return LOCAL
     if tenant is None or user is None:
         raise Unauthenticated("the call names no tenant and user", reason="IDENTITY_MISSING")
-    if (tenant, user) == ("local", "local"):
-        return LOCAL
     try:
-        return Identity(tenant, user)
+        return _known(tenant, user)
     except ValueError:
         raise Unauthenticated(
             "the call's tenant or user is not a valid name", reason="IDENTITY_INVALID"
         ) from None
+
+
+@functools.lru_cache(maxsize=1024)
+def _known(tenant: str, user: str) -> Identity:
+    return Identity(tenant, user)
 
 
 def outgoing(call: Call | None) -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ reads it back with `from_rpc_error`. Cancellation is not in the tree: `Cancelled
 import asyncio
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import grpc
@@ -275,6 +275,11 @@ def _understood(method: str, raised: Exception, context: handlers.Context) -> Pe
     match raised:
         case PeregrineError():
             return raised
+        case ExceptionGroup():
+            # A TaskGroup wraps what its tasks raise; the first that a caller can understand counts.
+            leaves = list(_leaves(raised))
+            if all(isinstance(leaf, PeregrineError) for leaf in leaves):
+                return _understood(method, leaves[0], context)
         case handlers.NotBuilt():
             return Unimplemented("this method is not built yet", reason="METHOD_NOT_IMPLEMENTED")
         case grpc.aio.AioRpcError():
@@ -297,6 +302,14 @@ def _understood(method: str, raised: Exception, context: handlers.Context) -> Pe
     return Internal(
         f"internal error {error_id}", reason="INTERNAL_ERROR", metadata={"error_id": error_id}
     )
+
+
+def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
+    for each in group.exceptions:
+        if isinstance(each, ExceptionGroup):
+            yield from _leaves(each)
+        else:
+            yield each
 
 
 def _details(error: grpc.aio.AioRpcError) -> Sequence[any_pb2.Any]:
