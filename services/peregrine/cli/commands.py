@@ -1,0 +1,211 @@
+"""What can be typed: every command with its arguments, options and help. Nothing else."""
+
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="At most so many.")]
+Name = Annotated[str, typer.Argument(metavar="NAME")]
+RunId = Annotated[str, typer.Argument(metavar="RUN")]
+ConversationId = Annotated[str, typer.Argument(metavar="CONVERSATION")]
+
+
+def app(*, prog_name: str = "peregrine") -> None:
+    """Runs the command that the arguments of this process name, and exits with its code."""
+    build()(prog_name=prog_name)
+
+
+def build() -> typer.Typer:
+    """The whole command line as a typer application."""
+    root = typer.Typer(
+        help="Runs AI agents fast. Start everything on this machine with: make run",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for name, command in (("chat", chat), ("watch", watch), ("apply", apply)):
+        root.command(name)(command)
+    groups: dict[str, tuple[str, tuple[Callable[..., None], ...]]] = {
+        "agents": ("Agents: what a run runs.", (agents_list, agents_get, agents_delete)),
+        "runs": ("Runs: one message in, an answer out.", (runs_list, runs_get, runs_cancel)),
+        "conversations": (
+            "Conversations and their messages.",
+            (conversations_list, conversations_get, conversations_delete),
+        ),
+        "tools": ("Tools that agents may use.", (tools_list, tools_call)),
+        "profile": ("What agents are told about you.", (profile_get, profile_put)),
+    }
+    for group, (summary, members) in groups.items():
+        typed = typer.Typer(help=summary, no_args_is_help=True)
+        for member in members:
+            typed.command(member.__name__.removeprefix(f"{group}_"))(member)
+        root.add_typer(typed, name=group)
+    return root
+
+
+def chat(
+    message: Annotated[
+        str | None,
+        typer.Argument(help="What to say. Without it: standard input, or a prompt."),
+    ] = None,
+    agent: Annotated[str, typer.Option("--agent", "-a", help="Who answers.")] = "assistant",
+    conversation: Annotated[
+        str | None, typer.Option("--conversation", "-c", help="Go on with this conversation.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One event a line, as JSON.")] = False,
+    no_waterfall: Annotated[
+        bool, typer.Option("--no-waterfall", help="Do not show where the time went.")
+    ] = False,
+) -> None:
+    """Talks to an agent: streams its answer, shows its tools, and where the time went."""
+    from peregrine.cli import chat as chatting
+
+    chatting.run(
+        message,
+        agent=agent,
+        conversation_id=conversation,
+        as_json=as_json,
+        waterfall=not no_waterfall,
+    )
+
+
+def watch(
+    run: RunId,
+    after: Annotated[int, typer.Option("--after", min=0, help="Only events after this one.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One event a line, as JSON.")] = False,
+    no_waterfall: Annotated[
+        bool, typer.Option("--no-waterfall", help="Do not show where the time went.")
+    ] = False,
+) -> None:
+    """Reads a run from any position, to its end. Ctrl-C stops reading; the run goes on."""
+    from peregrine.cli import chat as chatting
+
+    _run(chatting.watch(run, after=after, as_json=as_json, waterfall=not no_waterfall))
+
+
+def apply(
+    files: Annotated[
+        list[Path],
+        typer.Option("--filename", "-f", help="A YAML file, a directory of them, or - for stdin."),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Creates or changes agents, tools and cache policies from YAML."""
+    from peregrine.cli import apply as applying
+
+    _run(applying.apply(files, as_json=as_json))
+
+
+def agents_list(as_json: Json = False, limit: Limit = 200) -> None:
+    """Lists the agents."""
+    from peregrine.cli import things
+
+    _run(things.list_agents(as_json=as_json, limit=limit))
+
+
+def agents_get(name: Name, as_json: Json = False) -> None:
+    """Shows an agent's definition."""
+    from peregrine.cli import things
+
+    _run(things.get_agent(name, as_json=as_json))
+
+
+def agents_delete(name: Name) -> None:
+    """Deletes an agent; its runs under way finish."""
+    from peregrine.cli import things
+
+    _run(things.delete_agent(name))
+
+
+def runs_list(
+    as_json: Json = False,
+    limit: Limit = 20,
+    agent: Annotated[str, typer.Option("--agent", "-a", help="Only of this agent.")] = "",
+    conversation: Annotated[
+        str, typer.Option("--conversation", "-c", help="Only of this conversation.")
+    ] = "",
+) -> None:
+    """Lists your runs, newest first."""
+    from peregrine.cli import things
+
+    _run(things.list_runs(as_json=as_json, limit=limit, agent=agent, conversation_id=conversation))
+
+
+def runs_get(run: RunId, as_json: Json = False) -> None:
+    """Shows a run's state."""
+    from peregrine.cli import things
+
+    _run(things.get_run(run, as_json=as_json))
+
+
+def runs_cancel(run: RunId, as_json: Json = False) -> None:
+    """Asks a run to end."""
+    from peregrine.cli import things
+
+    _run(things.cancel_run(run, as_json=as_json))
+
+
+def conversations_list(as_json: Json = False, limit: Limit = 20) -> None:
+    """Lists your conversations, the one changed last first."""
+    from peregrine.cli import things
+
+    _run(things.list_conversations(as_json=as_json, limit=limit))
+
+
+def conversations_get(conversation: ConversationId, as_json: Json = False) -> None:
+    """Shows a conversation's messages, oldest first."""
+    from peregrine.cli import things
+
+    _run(things.get_conversation(conversation, as_json=as_json))
+
+
+def conversations_delete(conversation: ConversationId) -> None:
+    """Deletes a conversation with all it holds."""
+    from peregrine.cli import things
+
+    _run(things.delete_conversation(conversation))
+
+
+def tools_list(as_json: Json = False, limit: Limit = 200) -> None:
+    """Lists the tools, built-in ones too."""
+    from peregrine.cli import things
+
+    _run(things.list_tools(as_json=as_json, limit=limit))
+
+
+def tools_call(
+    name: Name,
+    arguments: Annotated[str, typer.Argument(metavar="JSON", help="A JSON object.")] = "{}",
+    as_json: Json = False,
+) -> None:
+    """Runs one tool, without any agent."""
+    from peregrine.cli import things
+
+    _run(things.call_tool(name, arguments, as_json=as_json))
+
+
+def profile_get(as_json: Json = False) -> None:
+    """Shows your profile."""
+    from peregrine.cli import things
+
+    _run(things.get_profile(as_json=as_json))
+
+
+def profile_put(
+    data: Annotated[str, typer.Argument(metavar="JSON", help="A JSON object, or - for stdin.")],
+    as_json: Json = False,
+) -> None:
+    """Replaces your profile."""
+    from peregrine.cli import things
+
+    _run(things.put_profile(data, as_json=as_json))
+
+
+def _run(work: Coroutine[Any, Any, int]) -> None:
+    from peregrine.cli import session
+
+    session.run(work)

@@ -1,0 +1,81 @@
+"""Lists as aligned columns: on a terminal, what does not fit is left out, least needed first.
+
+In a pipe nothing is left out or cut, so that `grep` and `awk` see everything.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.text import Text
+
+_GUTTER = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A heading; columns with the highest `rank` are left out first. `right` aligns numbers."""
+
+    heading: str
+    rank: int = 0
+    right: bool = False
+
+
+def show(
+    console: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]], *, empty: str
+) -> None:
+    """Prints rows under headings, or `empty` when there are none."""
+    if not rows:
+        console.print(empty, style="dim", soft_wrap=True)
+        return
+    widths = [
+        max(cell_len(column.heading), *(cell_len(row[index]) for row in rows))
+        for index, column in enumerate(columns)
+    ]
+    kept = list(range(len(columns)))
+    if console.is_terminal:
+        while len(kept) > 1 and _total(kept, widths) > console.width:
+            least = max(kept, key=lambda index: (columns[index].rank, index))
+            if columns[least].rank == 0:
+                break
+            kept.remove(least)
+        last = kept[-1]
+        spare = console.width - (_total(kept, widths) - widths[last])
+        if not columns[last].right and widths[last] > spare >= 8:
+            widths[last] = spare
+    heading = [columns[index].heading for index in range(len(columns))]
+    for number, row in enumerate([heading, *rows]):
+        cells = []
+        for index in kept:
+            cell = row[index]
+            if cell_len(cell) > widths[index]:
+                cell = set_cell_size(cell, widths[index] - 1).rstrip() + "…"
+            padding = " " * (widths[index] - cell_len(cell))
+            cells.append(padding + cell if columns[index].right else cell + padding)
+        line = (" " * _GUTTER).join(cells).rstrip()
+        console.print(Text(line, "bold" if number == 0 else ""), soft_wrap=True)
+
+
+def ago(time: Timestamp, now: datetime | None = None) -> str:
+    """How long ago, in the largest unit that says something: "12s", "5m", "3h", "2d"."""
+    if not time.seconds:
+        return "-"
+    passed = (now or datetime.now(UTC)) - time.ToDatetime(tzinfo=UTC)
+    seconds = max(int(passed.total_seconds()), 0)
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= 2 * size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+def one_line(text: str, most: int = 200) -> str:
+    """The text without line breaks, cut when it is long."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def _total(kept: Sequence[int], widths: Sequence[int]) -> int:
+    return sum(widths[index] for index in kept) + _GUTTER * (len(kept) - 1)
