@@ -1,8 +1,15 @@
 """Importing any module of the product does no work."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
+import peregrine.client
 from tests.contract.import_time import plain_classes, work_at_import
+from tests.contract.layer_rules import SERVICES
+from tests.contract.repository import SERVICES as SOURCE
 from tests.contract.repository import module, product
 
 # What a unit may call besides, with the reason.
@@ -13,9 +20,14 @@ ALLOWED = {
     "simulator": frozenset({"event"}),
     # Declares a setting.
     "local": frozenset({"_port"}),
+    # `tool` describes a function; the others wrap functions of `math`; the registry is immutable.
+    "tools": frozenset({"tool", "_of_float", "_of_integers", "referencing.Registry"}),
     # A typer application is declared.
     "cli": frozenset({"typer.Typer", "typer.Option", "typer.Argument"}),
 }
+
+# What a program that only calls Peregrine should not have to load.
+NOT_FOR_CLIENTS = ("anthropic", "asyncpg", "fastapi", "hypercorn", "kopf", "redis", "typer")
 
 
 def test_no_module_works_at_import() -> None:
@@ -64,3 +76,23 @@ if __name__ == "__main__":
 """
     modules = [module("peregrine.kit.a", source)]
     assert list(work_at_import(modules, declared=plain_classes(modules))) == []
+
+
+def test_the_client_library_loads_no_service_and_no_store() -> None:
+    names = (*NOT_FOR_CLIENTS, *(f"peregrine.{name}" for name in (*SERVICES, "local")))
+    program = f"import sys, peregrine.client; print(*sys.modules.keys() & set({names!r}))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": str(SOURCE), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert loaded.stdout.split() == []
+
+
+def test_the_client_library_shows_what_it_means_to_and_nothing_else() -> None:
+    promised = peregrine.client.__all__
+    assert promised == sorted(promised)
+    assert {name for name in vars(peregrine.client) if not name.startswith("_")} == set(promised)

@@ -9,7 +9,7 @@ import pytest
 
 from peregrine.kit import settings
 from peregrine.kit.settings import Secret, setting
-from tests.contract.repository import dotted, product
+from tests.contract.repository import ROOT, Module, dotted, module, modules_under, product
 
 
 def _declares_settings(node: ast.ClassDef) -> bool:
@@ -29,6 +29,8 @@ DECLARED = sorted(
 )
 # Variables of others that mean the same everywhere.
 FOREIGN = {"ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"}
+# Read by the command line or set for children, not by a service.
+NOT_SETTINGS = {"PEREGRINE_CACHE_TARGET"}
 
 
 def complaints(cls: type) -> list[str]:
@@ -82,6 +84,36 @@ def test_a_variable_means_one_thing_in_every_service() -> None:
         for row in settings.describe(described(name, cls)):
             types.setdefault(row.variable, set()).add(row.type)
     assert {variable: kinds for variable, kinds in types.items() if len(kinds) > 1} == {}
+
+
+def test_no_variable_is_named_that_no_setting_reads() -> None:
+    """A name mistyped in the wiring of one service would only ever show as a default."""
+    declared = {
+        row.variable for name, cls in DECLARED for row in settings.describe(described(name, cls))
+    }
+    named = {
+        variable: one.where
+        for one in (*product(), *modules_under(ROOT / "tests" / "support"))
+        for variable in variables_in(one)
+    }
+    unknown = {name: where for name, where in named.items() if name not in declared | NOT_SETTINGS}
+    assert unknown == {}
+
+
+def variables_in(one: Module) -> set[str]:
+    """The `PEREGRINE_*` names in a module's text, whole ones: prefixes end in an underscore."""
+    return {
+        node.value
+        for node in ast.walk(one.tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and re.fullmatch(r"PEREGRINE_[A-Z0-9_]*[A-Z0-9]", node.value)
+    }
+
+
+def test_a_variable_in_the_text_of_a_module_is_found() -> None:
+    source = "environ = {'PEREGRINE_LISTENS': '127.0.0.1:0', 'PEREGRINE_SECRET_': ''}"
+    assert variables_in(module("peregrine.local.plan", source)) == {"PEREGRINE_LISTENS"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
