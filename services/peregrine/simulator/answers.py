@@ -17,6 +17,11 @@ _VALUES: Final = ("result", "value", "answer", "output", "time", "datetime", "cu
 _LISTS: Final = ("results", "hits", "passages", "documents", "matches", "items")
 _TITLES: Final = ("title", "document_title", "name", "document", "source", "path")
 _TEXTS: Final = ("snippet", "passage", "text", "content", "excerpt", "body", "summary")
+_PASSAGE: Final = re.compile(
+    r"^\[\d+\] (?P<title>[^\n]+?)(?: \(source: [^)\n]*\))?\n(?P<text>.*?)(?=^\[\d+\] |\Z)",
+    re.MULTILINE | re.DOTALL,
+)
+_NOTHING: Final = re.compile(r"\b(?:nothing|no (?:results?|matches|documents?)|not found)\b", re.I)
 _LONGEST: Final = 400
 
 
@@ -47,7 +52,9 @@ def _sentence(result: ToolResult) -> str:
 def _found(result: ToolResult, value: Any) -> str:
     query = _first_string(result.input, ("query", "q", "question", "text")) or "that"
     hits = _hits(value)
-    if isinstance(value, list | dict) and not hits and not _first_string(value, _TEXTS):
+    if not hits and isinstance(value, str):
+        hits = [match.groupdict() for match in _PASSAGE.finditer(value)]
+    if not hits and not _first_string(value, _TEXTS) and _is_nothing(value):
         return f"The search for “{query}” found nothing."
     if not hits:
         hits = [value if isinstance(value, dict) else {"text": str(value)}]
@@ -60,6 +67,12 @@ def _found(result: ToolResult, value: Any) -> str:
     return f"On {query}, {source}: {text}"
 
 
+def _is_nothing(value: Any) -> bool:
+    if isinstance(value, str):
+        return not value.strip() or (len(value) < 100 and bool(_NOTHING.search(value)))
+    return True
+
+
 def _hits(value: Any) -> list[Any]:
     if isinstance(value, dict):
         value = next((value[key] for key in _LISTS if isinstance(value.get(key), list)), None)
@@ -68,7 +81,7 @@ def _hits(value: Any) -> list[Any]:
 
 def _best_sentence(text: str, query: str) -> str:
     """The sentence with most of the query's words; the first one of equals."""
-    plain = re.sub(r"[*_`#>]+|</?\w+>", "", text)
+    plain = re.sub(r"[*_`#>|]+|</?\w+>", "", text)
     sentences = [" ".join(s.split()) for s in re.split(r"(?<=[.!?])\s+|\n{2,}", plain) if s.strip()]
     stems = [word[:5] for word in re.findall(r"\w{3,}", query.lower())]
 

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+import structlog
+
 from peregrine.kit.settings import Problem, Secret, SettingsError, load, setting
+from peregrine.kit.telemetry import configure_logging
 from peregrine.simulator.api import MessagesApi, State
 from peregrine.simulator.control import ControlApi
 from peregrine.simulator.latency import Latency
@@ -22,8 +25,17 @@ from peregrine.simulator.listener import CannotListen, Tls, listen
 from peregrine.simulator.prefix_cache import PrefixCache
 from peregrine.simulator.record import Records
 
+log = structlog.get_logger(__name__)
+
 EXIT_CANNOT_LISTEN: Final = 1
 EXIT_SETTINGS: Final = 2
+
+
+def _log_level(text: str) -> str:
+    level = text.strip().lower()
+    if level not in ("debug", "info", "warning", "error"):
+        raise ValueError("is not one of debug, info, warning, error")
+    return level
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +119,12 @@ class SimulatorSettings:
         minimum=1,
         help="bytes of a request body beyond which it is answered with 413",
     )
+    log_level: str = setting(
+        "PEREGRINE_LOG_LEVEL",
+        default="info",
+        parse=_log_level,
+        help="least level that is logged: debug, info, warning or error",
+    )
     max_records: int = setting(
         "PEREGRINE_SIMULATOR_MAX_RECORDS",
         default=10_000,
@@ -171,12 +189,13 @@ def run(environ: Mapping[str, str]) -> int:
                     )
                 ]
             )
+        configure_logging("simulator", settings.log_level)
         asyncio.run(_serve(settings))
     except SettingsError as error:
-        sys.stderr.write(f"peregrine simulator: {error}\n")
+        sys.stderr.writelines(f"simulator: {problem}\n" for problem in error.problems)
         return EXIT_SETTINGS
     except CannotListen as error:
-        sys.stderr.write(f"peregrine simulator: {error}\n")
+        sys.stderr.write(f"simulator: {error}\n")
         return EXIT_CANNOT_LISTEN
     return 0
 
@@ -187,10 +206,7 @@ async def _serve(settings: SimulatorSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with Simulator.running(settings) as simulator:
-        sys.stderr.write(
-            f"peregrine simulator: simulated Messages API on {simulator.base_url}, "
-            f"control on {simulator.control_url}\n"
-        )
+        log.info("simulator_started", url=simulator.base_url, control_url=simulator.control_url)
         await stop.wait()
 
 

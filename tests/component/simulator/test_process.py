@@ -1,7 +1,7 @@
 """The simulator as a process: starts, ends on a signal, explains what is wrong."""
 
+import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -37,10 +37,10 @@ def started(**variables: str) -> Iterator[subprocess.Popen[str]]:
 def test_it_serves_until_a_signal_and_exits_with_0(number: signal.Signals) -> None:
     with started() as process:
         assert process.stderr is not None
-        line = process.stderr.readline()
-        control = re.search(r"control on (\S+)", line)
-        assert control, line
-        assert httpx2.get(f"{control.group(1)}/health", timeout=10).json() == {"status": "serving"}
+        line = json.loads(process.stderr.readline())
+        assert line["event"] == "simulator_started"
+        health = httpx2.get(f"{line['control_url']}/health", timeout=10)
+        assert health.json() == {"status": "serving"}
         process.send_signal(number)
         assert process.wait(10) == 0
         assert process.stderr.read() == ""
@@ -53,7 +53,7 @@ def test_a_port_in_use_is_said_in_one_line() -> None:
             _, problem = process.communicate(timeout=20)
     assert process.returncode == 1
     assert problem.count("\n") == 1
-    assert problem.startswith(f"peregrine simulator: cannot listen on {address} (PEREGRINE_LISTEN)")
+    assert problem.startswith(f"simulator: cannot listen on {address} (PEREGRINE_LISTEN)")
     assert "in use" in problem
 
 

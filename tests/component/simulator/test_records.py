@@ -1,8 +1,10 @@
 """What the control port reports: requests, prompts, concurrency, how each request ended."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Any
 
+import anthropic
 import httpx2
 import pytest
 from anthropic import AsyncAnthropic
@@ -169,6 +171,19 @@ async def test_records_are_bounded(ask: Ask) -> None:
             await client.messages.create(**ask())
         assert [record.id for record in simulator.state.records] == [4, 5, 6, 7, 8]
         assert simulator.state.records.stats()["requests"] == 8
+
+
+async def test_stopping_breaks_off_what_runs_and_waits_for_nothing(protocol: str, ask: Ask) -> None:
+    async with AsyncExitStack() as clients:
+        async with Simulator.running(SimulatorSettings(**FAST)) as simulator:
+            slow(simulator, DECODING)
+            client = await clients.enter_async_context(sdk(simulator, protocol))
+            reading = asyncio.create_task(_text(client, ask()))
+            (record,) = await eventually(lambda: list(simulator.state.records))
+            await eventually(lambda: record.first_byte)
+        assert record.ended is not None
+        with pytest.raises((httpx2.TransportError, anthropic.APIConnectionError)):
+            await reading
 
 
 async def test_ids_repeat_with_the_seed_and_differ_without(ask: Ask) -> None:

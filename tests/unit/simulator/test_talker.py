@@ -192,13 +192,28 @@ def test_a_failed_tool_is_said_to_have_failed() -> None:
     assert answer == "The calculator failed: division by zero."
 
 
-def test_a_search_without_hits_says_so() -> None:
-    answer = says(
-        user("what do our docs say about dragons?"),
-        assistant(tool_use("a", "knowledge_search", {"query": "dragons"})),
-        results(tool_result("a", '{"results": []}')),
+def searched(query: str, output: str) -> str:
+    return says(
+        user(f"what do our docs say about {query}?"),
+        assistant(tool_use("a", "knowledge_search", {"query": query})),
+        results(tool_result("a", output)),
         tools=TOOLS,
     )
+
+
+def test_passages_in_plain_text_are_read_with_their_headings() -> None:
+    passages = (
+        "[1] Refunds > How long (source: refunds.md)\n## How long\n\nWe are quick. "
+        "A **refund** takes 14 days.\n\n[2] Shipping (source: shipping.md)\nFree."
+    )
+    assert searched("refunds", passages) == (
+        "On refunds, according to \u201cRefunds > How long\u201d: A refund takes 14 days."
+    )
+
+
+@pytest.mark.parametrize("output", ['{"results": []}', "The documents say nothing about that.", ""])
+def test_a_search_without_hits_says_so(output: str) -> None:
+    answer = searched("dragons", output)
     assert answer == "The search for \u201cdragons\u201d found nothing."
 
 
