@@ -22,7 +22,7 @@ from peregrine.kit.errors import DeadlineExceeded, PeregrineError, Unavailable
 from peregrine.llm_gateway import provider, requests, retrying
 from peregrine.llm_gateway.generations import Generation, to_error
 from peregrine.llm_gateway.metrics import Metrics
-from peregrine.llm_gateway.translation import StreamError, Translation
+from peregrine.llm_gateway.translation import Translation
 
 log = structlog.get_logger(__name__)
 
@@ -163,12 +163,12 @@ class Call:
                             silence.reschedule(now + END_SECONDS)
                         if made:
                             generation.append(made)
+                        if answer.error is not None:
+                            raise provider.explain_event(answer.error.kind, answer.error.message)
                         self._working += time.monotonic() - now
-        except (PeregrineError, StreamError, TimeoutError) as error:
+        except (PeregrineError, TimeoutError) as error:
             if generation.ended:
                 return
-            if isinstance(error, StreamError):
-                raise provider.explain_event(error.kind, error.message) from None
             if isinstance(error, TimeoutError):
                 raise self._late(model) from None
             raise

@@ -67,7 +67,7 @@ class LlmServicer(llm_gateway_pb2_grpc.LlmServiceServicer):
         generation = self._generations.start(identity, call.run)
         try:
             async for events in generation.follow(0):
-                if generation.failure is not None and events[0].HasField("failed"):
+                if events[0].sequence == 1 and events[0].HasField("failed") and generation.failure:
                     raise generation.failure
                 yield pb.GenerateResponse(events=events)
         finally:

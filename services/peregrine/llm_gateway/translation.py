@@ -12,6 +12,7 @@ service refuses it with ARGUMENTS_INVALID, so that the model is told and can try
 Citations of text blocks are dropped; nothing else is.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -36,22 +37,22 @@ _USAGE_FIELDS = (
 )
 
 
-class StreamError(Exception):
+@dataclass(frozen=True, slots=True)
+class StreamError:
     """The provider broke its answer off with an error event."""
 
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(f"{kind}: {message}")
-        self.kind = kind
-        self.message = message
+    kind: str
+    message: str
 
 
 class Translation:
-    """One answer of the provider. Feed it every event; `done` once `message_stop` was seen."""
+    """One answer of the provider. Feed it every event; `done` or `error` says how it ended."""
 
     __slots__ = (
         "_blocks",
         "broken_arguments",
         "done",
+        "error",
         "has_content",
         "prompt_usage",
         "stop_reason",
@@ -67,14 +68,11 @@ class Translation:
         # Whether anything of the answer was handed on, so that it can no longer be made again.
         self.has_content = False
         self.done = False
+        self.error: StreamError | None = None
         self.broken_arguments = 0
 
     def feed(self, event: dict[str, Any]) -> pb.GenerationEvent | None:
-        """The generation event that `event` makes, without sequence and time, if it makes one.
-
-        Raises:
-          StreamError: `event` is the provider's error.
-        """
+        """The generation event that `event` makes, without sequence and time, if it makes one."""
         payload = self._feed(event)
         if payload is not None:
             self.has_content = True
@@ -104,7 +102,7 @@ class Translation:
                 self.done = True
             case "error":
                 error = event.get("error") or {}
-                raise StreamError(str(error.get("type", "")), str(error.get("message", "")))
+                self.error = StreamError(str(error.get("type", "")), str(error.get("message", "")))
         return None
 
     def _stop(self, block: "_Block") -> pb.GenerationEvent | None:
