@@ -20,7 +20,7 @@ CREATE TABLE tools.passages (
     tenant  text     NOT NULL,
     source  text     NOT NULL,
     ordinal integer  NOT NULL,
-    -- The headings above the passage, outermost first, joined by ' › '.
+    -- The headings above the passage, outermost first, joined by ' > '.
     heading text     NOT NULL,
     body    text     NOT NULL,
     lexemes tsvector NOT NULL GENERATED ALWAYS AS (

@@ -1,0 +1,103 @@
+"""Tools and their results as the messages of the contract."""
+
+from collections.abc import Mapping
+
+import grpc
+import orjson
+from google.protobuf import duration_pb2
+
+from peregrine.api.common.v1 import common_pb2
+from peregrine.api.tools.v1 import tools_pb2
+from peregrine.tools.definition import ChangeClass, CostClass, Effect, Scope
+from peregrine.tools.executor import Outcome
+from peregrine.tools.registry import Registered
+
+_EFFECTS = {
+    Effect.PURE: common_pb2.EFFECT_PURE,
+    Effect.READ: common_pb2.EFFECT_READ,
+    Effect.WRITE: common_pb2.EFFECT_WRITE,
+}
+_COSTS = {
+    CostClass.DEFAULT: tools_pb2.COST_CLASS_DEFAULT,
+    CostClass.EXPENSIVE: tools_pb2.COST_CLASS_EXPENSIVE,
+    CostClass.FREQUENT: tools_pb2.COST_CLASS_FREQUENT,
+}
+_CHANGES = {
+    ChangeClass.PURE: tools_pb2.CHANGE_CLASS_PURE,
+    ChangeClass.SLOW: tools_pb2.CHANGE_CLASS_SLOW,
+    ChangeClass.LIVE: tools_pb2.CHANGE_CLASS_LIVE,
+    ChangeClass.NEVER: tools_pb2.CHANGE_CLASS_NEVER,
+}
+_SCOPES = {Scope.TENANT: common_pb2.SCOPE_TENANT, Scope.USER: common_pb2.SCOPE_USER}
+# Failures that are not FAILED_PRECONDITION-like: what a program would make of them.
+_CODES: Mapping[str, grpc.StatusCode] = {
+    "TOOL_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
+    "ARGUMENTS_INVALID": grpc.StatusCode.INVALID_ARGUMENT,
+    "TOOL_TIMEOUT": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "TOOLS_OVERLOADED": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "TOOL_FAILED": grpc.StatusCode.INTERNAL,
+}
+
+
+def registered_tool(tool: Registered) -> tools_pb2.RegisteredTool:
+    definition = tool.definition
+    message = tools_pb2.Tool(
+        name=definition.name,
+        description=definition.description,
+        input_schema=common_pb2.Json(utf8=orjson.dumps(definition.input_schema)),
+        effect=_EFFECTS[definition.effect],
+        idempotent=definition.idempotent,
+        cost_class=_COSTS[definition.cost],
+        change_class=_CHANGES[definition.change],
+        scope=_SCOPES[definition.scope],
+        timeout=duration(definition.timeout),
+        max_concurrency=definition.max_concurrency,
+    )
+    if tool.origin:
+        message.python.function = tool.origin
+    else:
+        message.builtin.name = definition.name
+    return tools_pb2.RegisteredTool(
+        tool=message, version=definition.version, builtin=not tool.origin
+    )
+
+
+def result(outcome: Outcome, *, retry_after: float | None = None) -> tools_pb2.ToolResult:
+    message = tools_pb2.ToolResult(
+        call_id=outcome.call.call_id,
+        tool=outcome.call.tool,
+        status=tools_pb2.TOOL_STATUS_SUCCEEDED,
+        content=[common_pb2.ContentBlock(text=outcome.text)],
+        execution_time=duration(outcome.execution_seconds),
+        queue_time=duration(outcome.queue_seconds),
+        cache_tier=tools_pb2.CACHE_TIER_NONE,
+    )
+    if outcome.data:
+        message.structured_content.utf8 = outcome.data
+    if outcome.reason:
+        message.status = tools_pb2.TOOL_STATUS_FAILED
+        code = _CODES.get(outcome.reason, grpc.StatusCode.FAILED_PRECONDITION)
+        message.error.code = code.value[0]
+        message.error.reason = outcome.reason
+        message.error.message = outcome.text
+        if retry_after is not None:
+            message.error.retry_delay.CopyFrom(duration(retry_after))
+    return message
+
+
+def tool_stats(tool: Registered) -> tools_pb2.ToolStats:
+    stats = tool.stats
+    return tools_pb2.ToolStats(
+        tool=tool.definition.name,
+        calls=stats.calls,
+        errors=stats.errors,
+        execution_time_p50=duration(stats.execution_quantile(0.5)),
+        execution_time_p95=duration(stats.execution_quantile(0.95)),
+        queue_time_p95=duration(stats.queue_quantile(0.95)),
+    )
+
+
+def duration(seconds: float) -> duration_pb2.Duration:
+    """Of a time that is not negative."""
+    whole, nanos = divmod(round(seconds * 1e9), 1_000_000_000)
+    return duration_pb2.Duration(seconds=whole, nanos=nanos)

@@ -1,0 +1,159 @@
+"""The tool service as gRPC sees it: check, translate, execute, translate back."""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Any
+
+import grpc.aio
+
+from peregrine.api.tools.v1 import tools_pb2, tools_pb2_grpc
+from peregrine.kit import context as call_context
+from peregrine.kit.errors import InvalidArgument, ResourceExhausted
+from peregrine.tools import contract
+from peregrine.tools.admission import Admission
+from peregrine.tools.executor import Call, Executor, Outcome
+from peregrine.tools.registry import Registry
+
+MAX_CALLS = 64
+MAX_NAMES = 128
+MAX_PAGE = 200
+DEFAULT_PAGE = 50
+
+_MAX_PRIORITY = 100
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ToolService(tools_pb2_grpc.ToolServiceServicer):
+    def __init__(self, *, registry: Registry, executor: Executor, admission: Admission) -> None:
+        self._registry = registry
+        self._executor = executor
+        self._admission = admission
+
+    async def ExecuteTool(
+        self, request: tools_pb2.ExecuteToolRequest, context: Context
+    ) -> tools_pb2.ExecuteToolResponse:
+        if not request.HasField("call"):
+            raise _invalid("call", "is missing")
+        call = _call(request.call, "call")
+        self._executor.check(call)
+        outcome = await self._executor.execute(
+            call, call_context.identity(), remaining=call_context.deadline_remaining()
+        )
+        return tools_pb2.ExecuteToolResponse(result=contract.result(outcome))
+
+    async def ExecuteTools(self, request: tools_pb2.ExecuteToolsRequest, context: Context) -> None:
+        calls = _calls(request.calls)
+        for call in calls:
+            self._executor.check(call)
+        finished: asyncio.Queue[tools_pb2.ToolResult] = asyncio.Queue(len(calls))
+        async with asyncio.TaskGroup() as running:
+            for call in calls:
+                running.create_task(self._execute_into(finished, call))
+            left = len(calls)
+            while left:
+                # What finished together travels together.
+                results = [await finished.get()]
+                while not finished.empty():
+                    results.append(finished.get_nowait())
+                left -= len(results)
+                await context.write(tools_pb2.ExecuteToolsResponse(results=results))
+
+    async def ListTools(
+        self, request: tools_pb2.ListToolsRequest, context: Context
+    ) -> tools_pb2.ListToolsResponse:
+        if not 0 <= request.page_size <= MAX_PAGE:
+            raise _invalid("page_size", f"is not between 1 and {MAX_PAGE}")
+        if len(request.names) > MAX_NAMES:
+            raise _invalid("names", f"has more than {MAX_NAMES} names")
+        # Asked by name, all of them come at once unless a page size says otherwise.
+        size = request.page_size or (MAX_NAMES if request.names else DEFAULT_PAGE)
+        tools = self._registry.select(
+            after=_read_page_token(request.page_token), limit=size + 1, only=request.names
+        )
+        more = len(tools) > size
+        return tools_pb2.ListToolsResponse(
+            tools=[contract.registered_tool(tool) for tool in tools[:size]],
+            next_page_token=_page_token(tools[size - 1].definition.name) if more else "",
+        )
+
+    async def GetExecutionStats(
+        self, request: tools_pb2.GetExecutionStatsRequest, context: Context
+    ) -> tools_pb2.GetExecutionStatsResponse:
+        tools = self._registry.select(limit=len(self._registry))
+        return tools_pb2.GetExecutionStatsResponse(
+            registered_tools=len(tools),
+            max_concurrency=self._admission.slots,
+            in_flight=self._admission.in_flight,
+            queued=self._admission.queued,
+            tools=[contract.tool_stats(tool) for tool in tools],
+        )
+
+    async def _execute_into(
+        self, finished: "asyncio.Queue[tools_pb2.ToolResult]", call: Call
+    ) -> None:
+        try:
+            outcome = await self._executor.execute(
+                call, call_context.identity(), remaining=call_context.deadline_remaining()
+            )
+            result = contract.result(outcome)
+        except ResourceExhausted as refusal:
+            # One call of several that found no place fails alone.
+            outcome = Outcome(call=call, reason=refusal.reason, text=refusal.message)
+            result = contract.result(outcome, retry_after=refusal.retry_after)
+        finished.put_nowait(result)
+
+
+def _calls(messages: Sequence[tools_pb2.ToolCall]) -> list[Call]:
+    if not 1 <= len(messages) <= MAX_CALLS:
+        raise _invalid("calls", f"has {len(messages)} calls instead of 1 to {MAX_CALLS}")
+    calls = [_call(message, f"calls[{number}]") for number, message in enumerate(messages)]
+    ids = [call.call_id for call in calls]
+    if len(set(ids)) < len(ids):
+        raise _invalid("calls", "has a call_id twice")
+    return calls
+
+
+def _call(message: tools_pb2.ToolCall, field: str) -> Call:
+    if not message.tool:
+        raise _invalid(f"{field}.tool", "is empty")
+    if not -_MAX_PRIORITY <= message.priority <= _MAX_PRIORITY:
+        raise _invalid(f"{field}.priority", "is not between -100 and 100")
+    timeout = None
+    if message.HasField("timeout"):
+        timeout = message.timeout.seconds + message.timeout.nanos / 1e9
+        if timeout <= 0:
+            raise _invalid(f"{field}.timeout", "is not a positive time")
+    return Call(
+        tool=message.tool,
+        call_id=message.call_id,
+        arguments=message.arguments.utf8,
+        priority=message.priority,
+        timeout=timeout,
+        idempotency_key=message.idempotency_key,
+        agent_id=message.agent_id,
+    )
+
+
+def _page_token(name: str) -> str:
+    return base64.urlsafe_b64encode(b"t" + name.encode()).rstrip(b"=").decode()
+
+
+def _read_page_token(token: str) -> str:
+    if not token:
+        return ""
+    try:
+        key = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        if key[:1] == b"t":
+            return key[1:].decode("ascii")
+    except (binascii.Error, ValueError):
+        pass
+    raise InvalidArgument(
+        "the page token is not one that this list gave", reason="PAGE_TOKEN_INVALID"
+    )
+
+
+def _invalid(field: str, what: str) -> InvalidArgument:
+    return InvalidArgument(f"{field} {what}", reason="REQUEST_INVALID", violations=[(field, what)])

@@ -1,0 +1,179 @@
+"""Tools for tests and benchmarks, run in a worker with PEREGRINE_TOOLS_MODULES=tests.support.tools_module.
+
+`echo` and `noop` do nothing, `sleep` takes a time, `count` and `record_write` leave a line for each
+execution in the file that PEREGRINE_TEST_EXECUTIONS names, so that executions can be counted over
+processes and restarts; the rest misbehave.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from peregrine.tools.definition import (
+    Arguments,
+    Effect,
+    Output,
+    Result,
+    ToolContext,
+    ToolFailure,
+    tool,
+)
+
+EXECUTIONS_VARIABLE = "PEREGRINE_TEST_EXECUTIONS"
+
+_TEXT = {"text": {"type": "string"}}
+_SECONDS = {"seconds": {"type": "number", "minimum": 0, "maximum": 300}}
+# What `block` waits for, so that a test can let it go.
+unblocked = threading.Event()
+# What was cancelled while it ran, by call id; of this process.
+cancelled: list[str] = []
+
+
+def executions(path: Path) -> list[str]:
+    """The lines that `count` and `record_write` left, in order."""
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def _leave_line(line: str) -> None:
+    # One short write to a file opened for appending is not mixed with another process's.
+    descriptor = os.open(os.environ[EXECUTIONS_VARIABLE], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        os.write(descriptor, f"{line}\n".encode())
+    finally:
+        os.close(descriptor)
+
+
+@tool(name="noop", description="Does nothing.", parameters={}, effect=Effect.READ)
+async def noop(arguments: Arguments, context: ToolContext) -> str:
+    return "done"
+
+
+@tool(name="echo", description="Says it again.", parameters=_TEXT, effect=Effect.PURE)
+async def echo(arguments: Arguments, context: ToolContext) -> Output:
+    return Output(arguments["text"], dict(arguments))
+
+
+@tool(
+    name="sleep",
+    description="Takes some time.",
+    parameters=_SECONDS,
+    effect=Effect.READ,
+    timeout=300,
+    max_concurrency=1_000,
+)
+async def sleep(arguments: Arguments, context: ToolContext) -> Output:
+    try:
+        await asyncio.sleep(arguments["seconds"])
+    except asyncio.CancelledError:
+        cancelled.append(context.call_id)
+        raise
+    return Output(f"slept {arguments['seconds']} s", {"seconds": arguments["seconds"]})
+
+
+@tool(
+    name="narrow",
+    description="Takes some time, one at a time.",
+    parameters=_SECONDS,
+    effect=Effect.READ,
+    timeout=300,
+    max_concurrency=1,
+)
+async def narrow(arguments: Arguments, context: ToolContext) -> str:
+    await asyncio.sleep(arguments["seconds"])
+    return "done"
+
+
+@tool(name="count", description="Counts how often.", parameters=_TEXT, effect=Effect.READ)
+async def count(arguments: Arguments, context: ToolContext) -> str:
+    _leave_line(arguments["text"])
+    return "counted"
+
+
+@tool(
+    name="record_write",
+    description="Writes a line somewhere.",
+    parameters=_TEXT,
+    effect=Effect.WRITE,
+)
+async def record_write(arguments: Arguments, context: ToolContext) -> str:
+    _leave_line(f"{context.idempotency_key} {arguments['text']}")
+    return "written"
+
+
+@tool(name="fail", description="Cannot do it.", parameters={}, effect=Effect.READ)
+async def fail(arguments: Arguments, context: ToolContext) -> Output:
+    raise ToolFailure("There are none left.", reason="NONE_LEFT")
+
+
+def _raising(name: str, error: Callable[[], BaseException]) -> Any:
+    @tool(name=name, description="Breaks.", parameters={}, effect=Effect.READ)
+    async def broken(arguments: Arguments, context: ToolContext) -> Output:
+        raise error()
+
+    return broken
+
+
+raises = _raising("raises", lambda: RuntimeError("the password is hunter2"))
+exits = _raising("exits", lambda: SystemExit(3))
+cancels_itself = _raising("cancels_itself", lambda: asyncio.CancelledError())
+stops = _raising("stops", lambda: StopAsyncIteration())
+
+
+@tool(name="raises_blocking", description="Breaks.", parameters={}, effect=Effect.READ)
+def raises_blocking(arguments: Arguments, context: ToolContext) -> Result:
+    raise StopIteration("the password is hunter2")
+
+
+@tool(name="hang", description="Never ends.", parameters={}, effect=Effect.READ, timeout=0.2)
+async def hang(arguments: Arguments, context: ToolContext) -> Output:
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError
+
+
+@tool(
+    name="hang_stubbornly",
+    description="Never ends, not even when cancelled (once).",
+    parameters={},
+    effect=Effect.READ,
+    timeout=0.2,
+    max_concurrency=2,
+)
+async def hang_stubbornly(arguments: Arguments, context: ToolContext) -> Output:
+    try:
+        await asyncio.get_running_loop().create_future()
+    except asyncio.CancelledError:
+        await asyncio.get_running_loop().create_future()
+    raise AssertionError
+
+
+@tool(
+    name="block",
+    description="Blocks its thread until it is let go.",
+    parameters={},
+    effect=Effect.READ,
+    timeout=0.2,
+    max_concurrency=2,
+)
+def block(arguments: Arguments, context: ToolContext) -> str:
+    unblocked.wait(60)
+    return "let go"
+
+
+@tool(name="huge", description="Says too much.", parameters={}, effect=Effect.READ)
+async def huge(arguments: Arguments, context: ToolContext) -> Output:
+    text = "ü" * (2 * 1024 * 1024)
+    return Output(text, {"text": text})
+
+
+@tool(name="unshowable", description="Gives no JSON.", parameters={}, effect=Effect.READ)
+async def unshowable(arguments: Arguments, context: ToolContext) -> Any:
+    return {"what": object()}
+
+
+@tool(name="measured", description="Records a metric.", parameters=_TEXT, effect=Effect.READ)
+async def measured(arguments: Arguments, context: ToolContext) -> str:
+    context.record_metric("words", len(arguments["text"].split()), {"kind": "test"})
+    return "measured"
