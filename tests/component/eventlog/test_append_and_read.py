@@ -10,9 +10,7 @@ from tests.support.eventually import eventually
 
 
 def gapless(entries: list[Entry], *, after: int = 0) -> bool:
-    return [entry.sequence for entry in entries] == list(
-        range(after + 1, after + 1 + len(entries))
-    )
+    return [entry.sequence for entry in entries] == list(range(after + 1, after + 1 + len(entries)))
 
 
 async def test_an_entry_is_visible_then_durable_at_the_position_it_got(process: Process) -> None:
