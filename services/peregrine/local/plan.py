@@ -15,13 +15,15 @@ from peregrine.local.settings import LocalSettings
 
 HOST = "127.0.0.1"
 
-# Seconds that calls in flight get when everything stops; Ctrl-C should not take long.
+# Seconds that runs and calls in flight get when everything stops, because Ctrl-C should not take
+# long: a run that is not done by then goes on at the next start.
+HANDOVER_SECONDS = 2.0
 DRAIN_SECONDS = 5.0
 
 _ONLY_FOR: Mapping[str, frozenset[str]] = {
     "ANTHROPIC_": frozenset({"llm-gateway"}),
     "PEREGRINE_ANTHROPIC_": frozenset({"llm-gateway"}),
-    "PEREGRINE_SECRET_": frozenset({"tools"}),
+    "PEREGRINE_SECRET_": frozenset({"tools", "llm-gateway"}),
     "PEREGRINE_POSTGRES_DSN": frozenset({"orchestrator", "memory", "tools", "llm-gateway"}),
     "PEREGRINE_REDIS_URL": frozenset({"orchestrator", "llm-gateway"}),
     "PEREGRINE_CACHE_REDIS_URL": frozenset({"orchestrator", "llm-gateway", "tools", "memory"}),
@@ -110,7 +112,8 @@ def services(
         shared["ANTHROPIC_API_KEY"] = "simulated"
     defaults = {
         "PEREGRINE_DRAIN_SECONDS": f"{DRAIN_SECONDS:g}",
-        "PEREGRINE_DOCS_DIR": str(settings.examples_dir / "docs"),
+        "PEREGRINE_HANDOVER_SECONDS": f"{HANDOVER_SECONDS:g}",
+        "PEREGRINE_KNOWLEDGE_DIR": str(settings.examples_dir / "docs"),
     }
     everything = defaults | dict(environ) | shared
     return [

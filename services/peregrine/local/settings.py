@@ -67,6 +67,11 @@ class LocalSettings:
         secret=True,
         help="key of the Anthropic API; without it and without a base URL the model is simulated",
     )
+    anthropic_api_key_ref: str | None = setting(
+        "PEREGRINE_ANTHROPIC_API_KEY_REF",
+        default=None,
+        help="name of the secret that holds the key, instead of ANTHROPIC_API_KEY",
+    )
     anthropic_base_url: str | None = setting(
         "PEREGRINE_ANTHROPIC_BASE_URL",
         default=None,
@@ -75,4 +80,6 @@ class LocalSettings:
 
     @property
     def simulated(self) -> bool:
-        return self.anthropic_api_key is None and self.anthropic_base_url is None
+        """Nothing says where a model is, so a stand-in is started."""
+        told = (self.anthropic_api_key, self.anthropic_api_key_ref, self.anthropic_base_url)
+        return all(each is None for each in told)
