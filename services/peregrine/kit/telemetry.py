@@ -106,12 +106,25 @@ def _shown(key: str, value: Any, depth: int) -> Any:
 
 def _render(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
     first = {key: event.pop(key, "") for key in ("time", "level", "service", "event")}
+    line = {**first, **event}
     try:
-        return orjson.dumps({**first, **event}).decode()
-    except (TypeError, ValueError):  # an integer beyond 64 bits, a lone surrogate
+        return orjson.dumps(line).decode()
+    except (TypeError, ValueError):
         return orjson.dumps(
-            {key: ascii(value) for key, value in {**first, **event}.items()}
+            {
+                key.encode("ascii", "replace").decode(): _encodable(value)
+                for key, value in line.items()
+            }
         ).decode()
+
+
+def _encodable(value: Any) -> Any:
+    """For what JSON cannot hold: an integer beyond 64 bits, a lone surrogate."""
+    try:
+        orjson.dumps(value)
+    except (TypeError, ValueError):
+        return ascii(value)
+    return value
 
 
 class _Lines:
