@@ -92,6 +92,25 @@ async def count(arguments: Arguments, context: ToolContext) -> str:
     return "counted"
 
 
+_meetings: dict[str, asyncio.Barrier] = {}
+
+
+@tool(
+    name="rendezvous",
+    description="Returns when as many calls as there are parties wait at the same place.",
+    parameters={
+        "place": {"type": "string"},
+        "parties": {"type": "integer", "minimum": 1},
+        "party": {"type": "integer"},
+    },
+    effect=Effect.READ,
+)
+async def rendezvous(arguments: Arguments, context: ToolContext) -> str:
+    barrier = _meetings.setdefault(arguments["place"], asyncio.Barrier(arguments["parties"]))
+    await barrier.wait()
+    return "met"
+
+
 @tool(
     name="record_write",
     description="Writes a line somewhere.",

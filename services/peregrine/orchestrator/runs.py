@@ -18,6 +18,7 @@ import structlog
 from peregrine.api.memory.v1 import memory_pb2 as memory
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.kit import context, errors
+from peregrine.kit.channel import DEADLINE_MARGIN
 from peregrine.kit.eventlog import Claim, EventLog, Fenced, Writer
 from peregrine.kit.postgres import Connection, Database
 from peregrine.orchestrator import plan as plans
@@ -297,9 +298,11 @@ class Runs:
         except TimeoutError:
             if not limit.expired():
                 raise
-            error: errors.PeregrineError = errors.DeadlineExceeded(
-                "the run's time is over", reason="RUN_DEADLINE_EXCEEDED"
-            )
+            error: errors.PeregrineError = _time_is_over()
+        except errors.DeadlineExceeded as raised:
+            # A call gets what is left of the run's time less a margin, so it notices first.
+            left = context.deadline_remaining()
+            error = raised if left is None or left > 2 * DEADLINE_MARGIN else _time_is_over()
         except errors.PeregrineError as raised:
             error = raised
         except Exception:
@@ -501,3 +504,7 @@ class Runs:
                 self._metrics.failures.inc()
                 log.exception("background_broke", work=name)
                 await asyncio.sleep(_SCAN_SECONDS)
+
+
+def _time_is_over() -> errors.DeadlineExceeded:
+    return errors.DeadlineExceeded("the run's time is over", reason="RUN_DEADLINE_EXCEEDED")

@@ -91,25 +91,32 @@ class ToolCalls:
             self._run_id,
             f"{self._step.number}/{call.tool}/{asked[1].decode(errors='replace')}/{occurrence}",
         )
+        if eager:
+            # Said before whatever the model says next.
+            self._say_started(call, eager=True)
         self._group.create_task(self._run(call, str(key), eager=eager))
+
+    def _say_started(self, call: common.ToolUse, *, eager: bool) -> None:
+        registered = self._offered.get(call.tool)
+        started = pb.ToolCallStarted(
+            step=self._step.number,
+            call_id=call.call_id,
+            tool=call.tool,
+            arguments=call.arguments,
+            effect=registered.tool.effect if registered else common.EFFECT_UNSPECIFIED,
+            eager=eager,
+        )
+        self._journal.emit(tool_call_started=started)
+        self._step.started_calls[call.call_id] = started
 
     async def _run(self, call: common.ToolUse, key: str, *, eager: bool) -> None:
         async with self._slots:
             registered = self._offered.get(call.tool)
-            before = self._step.started_calls.get(call.call_id)
-            if before is not None and self._cannot_repeat(registered, before):
-                raise InDoubt(call)
-            effect = registered.tool.effect if registered else common.EFFECT_UNSPECIFIED
-            started = pb.ToolCallStarted(
-                step=self._step.number,
-                call_id=call.call_id,
-                tool=call.tool,
-                arguments=call.arguments,
-                effect=effect,
-                eager=eager,
-            )
-            self._journal.emit(tool_call_started=started)
-            self._step.started_calls[call.call_id] = started
+            if not eager:
+                before = self._step.started_calls.get(call.call_id)
+                if before is not None and self._cannot_repeat(registered, before):
+                    raise InDoubt(call)
+                self._say_started(call, eager=False)
             kept = self._step.reuse(call)
             if kept is not None:
                 result = pb.ToolCallFinished()

@@ -18,7 +18,7 @@ def script(peregrine: Stack, *turns: dict[str, object], **more: object) -> None:
     peregrine.simulator.state.scripts.add({"turns": list(turns), **more})
 
 
-def tool(name: str, **arguments: object) -> dict[str, object]:
+def tool(name: str, /, **arguments: object) -> dict[str, object]:
     return {"type": "tool_use", "name": name, "input": arguments}
 
 
@@ -80,7 +80,7 @@ async def test_eager_tools_start_and_finish_while_the_model_still_writes(
 
 async def test_tools_of_one_step_run_at_the_same_time(peregrine: Stack) -> None:
     await peregrine.apply(stack.agent(tools=["rendezvous"]))
-    calls = [tool("rendezvous", parties=3, name="same time", party=n) for n in range(3)]
+    calls = [tool("rendezvous", parties=3, place="here", party=n) for n in range(3)]
     script(peregrine, turn(*calls), match={"contains": "meet"})
     events = await peregrine.chat("meet")
     results = stack.of(events, "tool_call_finished")
@@ -116,8 +116,8 @@ async def test_without_streaming_the_text_comes_when_the_call_has_ended(peregrin
     ("name", "arguments", "reason"),
     [
         ("calculator", {}, "ARGUMENTS_INVALID"),
-        ("calculator", {"expression": "what?"}, "TOOL_FAILED"),
-        ("fail", {}, "TOOL_FAILED"),
+        ("calculator", {"expression": "what?"}, "EXPRESSION_INVALID"),
+        ("raises", {}, "TOOL_FAILED"),
         ("hang", {}, "TOOL_TIMEOUT"),
         ("no_such_tool", {}, "TOOL_NOT_FOUND"),
     ],
@@ -125,7 +125,7 @@ async def test_without_streaming_the_text_comes_when_the_call_has_ended(peregrin
 async def test_a_failing_tool_is_an_event_and_the_run_goes_on(
     peregrine: Stack, name: str, arguments: dict[str, object], reason: str
 ) -> None:
-    await peregrine.apply(stack.agent(tools=["calculator", "fail", "hang"]))
+    await peregrine.apply(stack.agent(tools=["calculator", "raises", "hang"]))
     script(peregrine, turn(tool(name, **arguments)), match={"contains": "break"})
     events = await peregrine.chat("break it")
     (result,) = stack.of(events, "tool_call_finished")
@@ -259,7 +259,7 @@ async def test_a_request_id_of_a_refused_run_is_free_again(peregrine: Stack) -> 
 async def test_a_body_over_the_limit_is_refused_and_the_service_goes_on(peregrine: Stack) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await peregrine.start("x" * (17 * 1024 * 1024))
-    assert from_rpc_error(refused.value).reason in ("MESSAGE_TOO_LONG", "RESOURCE_EXHAUSTED")
+    assert from_rpc_error(refused.value).reason in ("MESSAGE_TOO_LONG", "MESSAGE_TOO_LARGE")
     assert (await peregrine.chat("hello"))[-1].HasField("run_finished")
 
 
