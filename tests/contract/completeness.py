@@ -2,14 +2,14 @@
 
 import ast
 import importlib
-import importlib.util
 import inspect
 from collections.abc import Iterable
 from types import ModuleType
 
 from google.protobuf.descriptor import FileDescriptor
 
-from tests.contract.repository import Module
+from peregrine.api.cache.v1 import cache_pb2
+from tests.contract.repository import SERVICES, Module
 
 APIS = ("orchestrator", "llm_gateway", "tools", "cache", "memory")
 
@@ -23,6 +23,27 @@ def rpcs(file: FileDescriptor) -> set[str]:
     }
 
 
+# The part of the contract that is not there yet. Exact: the test fails for an RPC that is built and
+# still listed, and for one that is neither. Empty at the end of the road.
+NOT_BUILT_YET = frozenset(
+    {
+        "OrchestratorService/ApproveToolCall",
+        "CoordinatorService/DistributeTasks",
+        "CoordinatorService/GetPerformanceReport",
+        "LlmService/GetUsage",
+        "ToolService/ApplyTool",
+        "ToolService/DeleteTool",
+        "ToolService/InvalidateToolResults",
+        "MemoryService/SearchMessages",
+        "MemoryService/CompactConversation",
+        "MemoryService/ExportConversation",
+        "MemoryService/ImportConversation",
+        "MemoryService/GetMemoryStats",
+        *rpcs(cache_pb2.DESCRIPTOR),
+    }
+)
+
+
 def declared() -> set[str]:
     found: set[str] = set()
     for name in APIS:
@@ -34,7 +55,7 @@ def implemented() -> set[str]:
     """What the servicers in `peregrine.<service>.service` override."""
     found: set[str] = set()
     for name in APIS:
-        if importlib.util.find_spec(f"peregrine.{name}.service") is None:
+        if not (SERVICES / "peregrine" / name / "service.py").exists():
             continue
         generated = importlib.import_module(f"peregrine.api.{name}.v1.{name}_pb2_grpc")
         service = importlib.import_module(f"peregrine.{name}.service")

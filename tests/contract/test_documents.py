@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract import reference
 from tests.contract.repository import ROOT, tracked_files
 
 PAGES = [path for path in tracked_files() if path.suffix == ".md"]
@@ -39,6 +40,11 @@ def test_what_a_page_points_to_is_there(page: Path) -> None:
 def test_a_broken_link_and_an_unknown_target_are_found(tmp_path: Path) -> None:
     assert list(broken_links("see [this](gone.md#part) and [that](https://x.dev/y)", tmp_path))
     assert unknown_targets("run `make dinner` or make sure", "run: x\n") == {"dinner"}
+
+
+def test_the_reference_says_what_the_source_says() -> None:
+    for page, text in reference.pages():
+        assert page.read_text(encoding="utf-8") == text, "run `python -m tests.contract.reference`"
 
 
 def test_decisions_are_numbered_indexed_and_of_one_form() -> None:

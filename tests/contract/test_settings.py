@@ -2,35 +2,18 @@
 
 import ast
 import dataclasses
-import importlib
 import re
 
 import pytest
 
 from peregrine.kit import settings
 from peregrine.kit.settings import Secret, setting
-from tests.contract.repository import ROOT, Module, dotted, module, modules_under, product
+from tests.contract.reference import declared_settings, described
+from tests.contract.repository import ROOT, Module, module, modules_under, product
 
-
-def _declares_settings(node: ast.ClassDef) -> bool:
-    """A class with a `setting(...)`, or one that only puts together others' settings."""
-    fields = (one.value for one in node.body if isinstance(one, ast.AnnAssign))
-    return node.name == "Settings" or any(
-        isinstance(value, ast.Call) and dotted(value.func) in {"setting", "settings.setting"}
-        for value in fields
-    )
-
-
-DECLARED = sorted(
-    (one.name, node.name)
-    for one in product()
-    for node in ast.walk(one.tree)
-    if isinstance(node, ast.ClassDef) and _declares_settings(node)
-)
+DECLARED = declared_settings()
 # Variables of others that mean the same everywhere.
 FOREIGN = {"ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"}
-# Read by the command line or set for children, not by a service.
-NOT_SETTINGS = {"PEREGRINE_CACHE_TARGET"}
 
 
 def complaints(cls: type) -> list[str]:
@@ -55,11 +38,6 @@ def complaints(cls: type) -> list[str]:
             found.append(f"{row.variable} is shown when settings are")
         if row.field.endswith("_seconds") != row.variable.endswith("_SECONDS"):
             found.append(f"{row.variable} and {row.field} do not have the same name")
-    return found
-
-
-def described(name: str, cls: str) -> type:
-    found: type = getattr(importlib.import_module(name), cls)
     return found
 
 
@@ -96,7 +74,7 @@ def test_no_variable_is_named_that_no_setting_reads() -> None:
         for one in (*product(), *modules_under(ROOT / "tests" / "support"))
         for variable in variables_in(one)
     }
-    unknown = {name: where for name, where in named.items() if name not in declared | NOT_SETTINGS}
+    unknown = {name: where for name, where in named.items() if name not in declared}
     assert unknown == {}
 
 
