@@ -24,7 +24,7 @@ reads it back with `from_rpc_error`. Cancellation is not in the tree: `Cancelled
 import asyncio
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import grpc
@@ -38,10 +38,12 @@ from peregrine.kit import handlers
 DOMAIN = "peregrine.dev"
 DETAILS_KEY = "grpc-status-details-bin"
 
-# Trailing metadata is limited to a few KiB on the way, so what goes in is bounded here.
-_MAX_MESSAGE = 600
-_MAX_ITEMS = 12
-_MAX_TEXT = 160
+# A client refuses trailing metadata of more than 8 KiB, and the status with it. The message travels
+# twice (percent-encoded, then inside the details, base64), so all is bounded well below, in bytes.
+_MAX_MESSAGE = 512
+_MAX_TEXT = 200
+_MAX_METADATA = 1000
+_MAX_VIOLATIONS = 1400
 
 _TOO_LARGE = "message larger than max"
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,61}[A-Z0-9]")
@@ -178,8 +180,8 @@ def to_status(error: PeregrineError) -> status_pb2.Status:
     """The wire form: one ErrorInfo, then RetryInfo and BadRequest where they apply."""
     status = status_pb2.Status(code=error.code.value[0], message=_cut(error.message, _MAX_MESSAGE))
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
-    for key, value in list(error.metadata.items())[:_MAX_ITEMS]:
-        info.metadata[_cut(key, 64)] = _cut(str(value), _MAX_TEXT)
+    for key, value in _within(_MAX_METADATA, error.metadata.items()):
+        info.metadata[key] = value
     status.details.append(_packed(info))
     if error.retry_after is not None:
         retry = error_details_pb2.RetryInfo()
@@ -187,10 +189,8 @@ def to_status(error: PeregrineError) -> status_pb2.Status:
         status.details.append(_packed(retry))
     if error.violations:
         bad = error_details_pb2.BadRequest()
-        for field, description in error.violations[:_MAX_ITEMS]:
-            bad.field_violations.add(
-                field=_cut(field, _MAX_TEXT), description=_cut(description, _MAX_TEXT)
-            )
+        for field, description in _within(_MAX_VIOLATIONS, error.violations):
+            bad.field_violations.add(field=field, description=description)
         status.details.append(_packed(bad))
     return status
 
@@ -329,5 +329,17 @@ def _packed(detail: message.Message) -> any_pb2.Any:
     return packed
 
 
+def _within(limit: int, pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """The first of `pairs`, each text cut, as many as fit into `limit` bytes."""
+    for name, text in pairs:
+        pair = _cut(str(name), _MAX_TEXT), _cut(str(text), _MAX_TEXT)
+        limit -= sum(len(each.encode()) for each in pair) + 8
+        if limit < 0:
+            return
+        yield pair
+
+
 def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    # A lone surrogate cannot be sent; it must not turn a typed error into an unforeseen one.
+    raw = text.encode("utf-8", "replace")
+    return raw.decode() if len(raw) <= limit else raw[: limit - 3].decode("utf-8", "ignore") + "…"

@@ -88,7 +88,7 @@ def test_an_error_fits_into_trailing_metadata_whatever_is_in_it(
     )
     status = errors.to_status(error)
     # Percent-encoded once as grpc-message, base64 once inside the details.
-    assert 3 * len(status.message.encode()) + 4 / 3 * len(status.SerializeToString()) < 16 * 1024
+    assert 3 * len(status.message.encode()) + 4 / 3 * len(status.SerializeToString()) < 7 * 1024
 
 
 def test_a_failure_that_no_service_wrote_has_its_code_as_reason() -> None:
