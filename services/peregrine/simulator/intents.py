@@ -15,6 +15,9 @@ import orjson
 
 from peregrine.simulator.wire import Json
 
+MAX_EXPRESSION: Final = 300
+"""Characters; more is not arithmetic that somebody means."""
+
 
 class Call(NamedTuple):
     tool: str
@@ -37,7 +40,10 @@ _ARGUMENTS: Final[dict[str, tuple[str, ...]]] = {
 }
 _PLAIN: Final = {0x2018: "'", 0x2019: "'", 0xD7: "*", 0xF7: "/"}
 """Typographic quotes and the signs for times and divided by, as they are on a keyboard."""
-_NUMBER: Final = r"\(*\s*-?\d+(?:[.,]\d+)*\s*\)*"
+_FUNCTION: Final = r"\b(?:abs|ceil|exp|floor|ln|log|max|min|round|sqrt)\([\d\s.,*/+-]{0,80}\)"
+# Possessive throughout: what a number has taken it keeps, or a long run of digits takes minutes.
+_NUMBER: Final = rf"(?:\(\s*+)*+(?:-?\d++(?:[.,]\d++)*+|{_FUNCTION})(?:\s*+\))*+"
+_ROOT: Final = re.compile(r"\bsquare root of (\d+(?:\.\d+)?)", re.IGNORECASE)
 _WORD_OPERATORS: Final = {
     "multiplied by": "*",
     "divided by": "/",
@@ -55,7 +61,9 @@ _OPERATOR: Final = (
     + "|".join(re.escape(word) for word in _WORD_OPERATORS if word != "^")
     + r"|(?<=\d\s)x(?=\s*\d))\s*)\s*"
 )
-_ARITHMETIC: Final = re.compile(rf"{_NUMBER}(?:{_OPERATOR}{_NUMBER})+", re.IGNORECASE)
+_ARITHMETIC: Final = re.compile(
+    rf"(?<![\d(.])(?<!\(\s){_NUMBER}(?:{_OPERATOR}{_NUMBER})++|{_FUNCTION}", re.IGNORECASE
+)
 _DATE: Final = re.compile(r"\d{4}-\d{1,2}-\d{1,2}(?:T[\d:.]+Z?)?|\d{1,2}/\d{1,2}/\d{4}")
 _TIME: Final = re.compile(
     r"\b(?:what(?:'s| is)? (?:the )?(?:current )?(?:time|date|day)\b|what time|current time|"
@@ -100,14 +108,17 @@ _SEARCHES: Final = tuple(
         rf"\baccording to (?:the |our |your )?{_DOCS},? (?P<query>[^?.;!\n]+?)",
     )
 )
-_MENTIONS_DOCS: Final = re.compile(rf"\b{_DOCS}\b", re.IGNORECASE)
+_MENTIONS_DOCS: Final = re.compile(
+    rf"\b{_DOCS}\b|\b(?:our|company|policy|policies)\b(?=[^?]*\?)", re.IGNORECASE
+)
 _WEATHER: Final = re.compile(
     r"\b(?:weather|forecast|temperature)\b(?:[^.?!;\n]*?\b(?:in|for|at) "
     r"(?P<city>[A-Z][\w'-]*(?: [A-Z][\w'-]*)*))?"
 )
 _STOP_WORDS: Final = frozenset(
-    "a an and are can do does docs documentation documents for from i in is it me my of on or our "
-    "please say search tell the there to us what when where which who with you your".split()
+    "a according an and are can check did do does docs documentation documents for from how i in "
+    "is it me my of on or our please say search tell the there to us what when where which who "
+    "with you your".split()
 )
 
 
@@ -139,9 +150,12 @@ def calls(message: str, offered: dict[str, Json]) -> list[Call]:
 
 def expressions(message: str) -> Iterator[tuple[int, str]]:
     """The arithmetic in a message, in Python's notation, with its place."""
-    blanked = _DATE.sub(lambda date: " " * len(date.group()), message.translate(_PLAIN))
+    plain = _ROOT.sub(r"sqrt(\1)", message.translate(_PLAIN))
+    blanked = _DATE.sub(lambda date: " " * len(date.group()), plain)
     for match in _ARITHMETIC.finditer(blanked):
         expression = match.group().strip()
+        if len(expression) > MAX_EXPRESSION:
+            continue
         for word, operator in _WORD_OPERATORS.items():
             expression = re.sub(re.escape(word), f" {operator} ", expression, flags=re.IGNORECASE)
         expression = re.sub(r"(?<=\d)\s*x\s*(?=\d)", " * ", expression, flags=re.IGNORECASE)
@@ -219,7 +233,9 @@ def _zones(message: str) -> list[str]:
     zones = [match.group(1) for match in _ZONE.finditer(message)]
     lower = message.lower()
     zones += [
-        zone for city, zone in _CITIES.items() if re.search(rf"\bin {city}\b|, {city}\b", lower)
+        zone
+        for city, zone in _CITIES.items()
+        if re.search(rf"(?:\bin|\band|\bor|,) {city}\b", lower)
     ]
     return list(dict.fromkeys(zones))
 

@@ -3,7 +3,7 @@
 It calls tools when the message asks for what an offered tool does, all of them in one turn; it
 puts their results into prose; without tools it greets, works out arithmetic, remembers what the
 conversation said about the user, and otherwise says in one clear sentence that it is simulated.
-Pure: the same request always gets the same turn.
+Pure: the same request always gets the same turn. Of a long message it reads the beginning only.
 """
 
 import ast
@@ -17,6 +17,8 @@ from peregrine.simulator.intents import Call
 from peregrine.simulator.request import MessagesRequest
 from peregrine.simulator.turn import Block, Turn, text, tool_use
 
+MAX_READ: Final = 8_000
+"""Characters of a message that are looked at, so that no message keeps the simulator busy."""
 _OPERATORS: Final[dict[type[ast.operator], Callable[[float, float], float]]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -50,12 +52,14 @@ _NAME: Final = re.compile(
 )
 _ASKS_NAME: Final = re.compile(r"\bwhat(?:'s| is|s) my name\b|\bwho am i\b", re.IGNORECASE)
 _FACT: Final = re.compile(
-    r"\b(?:my|the user'?s) (?P<what>[\w ]{2,40}?) (?:is|are) (?P<value>[^.,!?;\n]{1,120})",
+    r"\b(?:my|the user'?s) (?P<what>[\w ]{2,40}?) (?:is|are) "
+    r"(?P<value>(?:[^.,!?;\n]|\.(?=\w)){1,120})",
     re.IGNORECASE,
 )
 _ASKS_FACT: Final = re.compile(
     r"\bwh(?:at|ich|ere|en|o)(?:'s| is| are|s)? my (?P<what>[\w ]{2,40}?)\s*\?", re.IGNORECASE
 )
+_SUMMARY: Final = re.compile(r"\bsummar(?:y|i[sz]e)\b", re.IGNORECASE)
 _THINKING: Final = "The question is short. I will look at what is asked and answer it directly."
 
 
@@ -67,7 +71,7 @@ def turn(request: MessagesRequest) -> Turn:
 
 def _blocks(request: MessagesRequest) -> tuple[Block, ...]:
     results = conversation.tool_results(request)
-    message = conversation.user_text(request)
+    message = conversation.user_text(request)[:MAX_READ]
     if results and request.tool_choice in ("auto", "none"):
         return (text(answers.from_results(results)),)
     wanted = _calls(request, message)
@@ -101,6 +105,8 @@ def _prose(request: MessagesRequest, message: str) -> str:
     remembered = _remembered(request, message)
     if remembered:
         return remembered
+    if _SUMMARY.search(message):
+        return _summary(request, message)
     sums = [f"{e} = {value}." for _, e in intents.expressions(message) if (value := _worked_out(e))]
     if sums:
         return " ".join(sums)
@@ -116,7 +122,7 @@ def _prose(request: MessagesRequest, message: str) -> str:
     if fact and "?" not in message:
         return f"Noted: your {fact['what'].strip()} is {fact['value'].strip()}."
     if _GREETING.search(message):
-        known = _last(_NAME, [*_before(request), conversation.text_of(request.system)])
+        known = _last(_NAME, [*_before(request), _instructions(request)])
         return f"Hello{', ' + known['name'] if known else ''}! How can I help you today?"
     quoted = " ".join(message.split())
     quoted = quoted if len(quoted) <= 120 else quoted[:119].rstrip() + "…"
@@ -126,8 +132,15 @@ def _prose(request: MessagesRequest, message: str) -> str:
     )
 
 
+def _summary(request: MessagesRequest, message: str) -> str:
+    """What the user said before, or the text that the message itself brings, line by line."""
+    lines = _before(request) or message.splitlines()[1:]
+    short = [" ".join(line.split())[:160].rstrip(".") for line in lines if line.strip()]
+    return "In short: " + "; ".join(short[-12:] or ["there is nothing to summarise yet"]) + "."
+
+
 def _remembered(request: MessagesRequest, message: str) -> str | None:
-    heard = [conversation.text_of(request.system), *_before(request), message]
+    heard = [_instructions(request), *_before(request), message]
     if _ASKS_NAME.search(message):
         name = _last(_NAME, heard)
         return f"Your name is {name['name']}." if name else "You have not told me your name yet."
@@ -142,8 +155,12 @@ def _remembered(request: MessagesRequest, message: str) -> str | None:
     return f"You have not told me your {what} yet."
 
 
+def _instructions(request: MessagesRequest) -> str:
+    return conversation.text_of(request.system)[:MAX_READ]
+
+
 def _before(request: MessagesRequest) -> list[str]:
-    return conversation.said_by_user(request)[:-1]
+    return [said[:MAX_READ] for said in conversation.said_by_user(request)[:-1]]
 
 
 def _last(pattern: re.Pattern[str], texts: list[str]) -> re.Match[str] | None:

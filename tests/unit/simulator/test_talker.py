@@ -46,6 +46,8 @@ def says(*messages: dict[str, Any], **fields: Any) -> str:
         ("1,000 + 1", "1000 + 1"),
         ("10 - 3", "10 - 3"),
         ("2 ** 8", "2 ** 8"),
+        ("sqrt(16) + 3*2", "sqrt(16) + 3*2"),
+        ("What is the square root of 16?", "sqrt(16)"),
     ],
 )
 def test_arithmetic_goes_to_the_calculator(text: str, expression: str) -> None:
@@ -67,6 +69,7 @@ def test_what_is_no_arithmetic_is_not_calculated(text: str) -> None:
         ("search for shipping costs", "shipping costs"),
         ("Search the docs for warranty claims.", "warranty claims"),
         ("Look up opening hours", "opening hours"),
+        ("What is our refund policy?", "refund policy"),
         ("find delivery times in our docs", "delivery times"),
         ("Is gift wrapping mentioned anywhere in the documentation?", None),
     ],
@@ -83,6 +86,7 @@ def test_questions_about_the_docs_are_searched(text: str, query: str | None) -> 
         ("what time is it?", ["UTC"]),
         ("What's the time in Europe/Paris?", ["Europe/Paris"]),
         ("what time is it in Tokyo", ["Asia/Tokyo"]),
+        ("what time is it in London and New York?", ["Europe/London", "America/New_York"]),
         ("What is the date today?", ["UTC"]),
         ("the current time in UTC and in Europe/Berlin", ["UTC", "Europe/Berlin"]),
     ],
@@ -252,6 +256,14 @@ def test_without_tools_it_works_out_arithmetic_and_small_talk_itself() -> None:
     assert "simulated" in says(user("Who are you?"))
 
 
+def test_it_sums_up_what_was_said() -> None:
+    talk = [user("I like tea."), assistant({"type": "text", "text": "Noted."})]
+    assert says(*talk, user("Summarise our conversation")) == "In short: I like tea."
+    assert says(user("Please summarize:\nfirst line\nsecond line")) == (
+        "In short: first line; second line."
+    )
+
+
 def test_for_anything_else_it_says_that_it_is_simulated() -> None:
     answer = says(user("Explain the causes of the French Revolution"))
     assert "simulated model" in answer
@@ -263,6 +275,11 @@ def test_thinking_comes_first_when_it_is_enabled() -> None:
         parsed(user("hello"), max_tokens=4096, thinking={"type": "enabled", "budget_tokens": 1024})
     )
     assert [block.type for block in turn.blocks] == ["thinking", "text"]
+
+
+@pytest.mark.parametrize("part", ["1", "(", "( ", "1 + ", "sqrt(", "search ", "my ", "{", " "])
+def test_a_hostile_message_is_answered_too(part: str) -> None:
+    assert talker.turn(parsed(user("a" + part * 50_000), tools=TOOLS)).blocks
 
 
 def test_the_same_request_gets_the_same_turn() -> None:
