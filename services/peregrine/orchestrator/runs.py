@@ -36,6 +36,8 @@ _SCAN_SECONDS = 1.0
 _CANCEL_POLL_SECONDS = 0.5
 _CLAIMS_AT_ONCE = 32
 _HANDOVER_SECONDS = 5.0
+# Runs that are being started at once: a burst waits here rather than in every queue behind.
+_STARTS_AT_ONCE = 32
 
 log = structlog.get_logger(__name__)
 
@@ -82,6 +84,7 @@ class Runs:
         self._drain_seconds = drain_seconds
         self._live: dict[uuid.UUID, LiveRun] = {}
         self._starting = 0
+        self._start_turns = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._adopting: set[asyncio.Task[None]] = set()
         self._background: list[asyncio.Task[None]] = []
         self.draining = False
@@ -114,11 +117,13 @@ class Runs:
             )
         self._starting += 1
         try:
-            return await self._start(given, accepted)
+            async with self._start_turns:
+                return await self._start(given, accepted)
         finally:
             self._starting -= 1
 
     async def _start(self, given: pb.RunInput, accepted: float) -> pb.Run:
+        admitted = time.monotonic()
         identity = context.identity()
         agent = await self._agents.get(identity.tenant, given.agent)
         plan = plans.resolve(agent.name, agent.spec, given)
@@ -143,6 +148,7 @@ class Runs:
             turn_id=given.request_id or str(run_id),
         )
         recorder = Recorder(accepted)
+        recorder.add(pb.SPAN_KIND_QUEUE, "start", 0, accepted, admitted)
         # The turn begins in memory while the run's row is written: both can be repeated.
         loading = asyncio.create_task(self._begin_turn(facts, plan, recorder))
         try:

@@ -252,7 +252,7 @@ class Store:
 
     async def cancel_requested(self, run_ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
         """Those of the given runs that somebody asked to cancel."""
-        async with self._database.transaction(ALL_TENANTS, timeout=1.0) as conn:
+        async with self._database.transaction(ALL_TENANTS, timeout=3.0) as conn:
             rows = await conn.fetch(
                 "runs_cancelled",
                 "SELECT run_id FROM orchestrator.runs WHERE run_id = ANY($1) AND cancel_requested",

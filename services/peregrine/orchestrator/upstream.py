@@ -17,7 +17,7 @@ from peregrine.api.memory.v1 import memory_pb2 as memory
 from peregrine.api.memory.v1 import memory_pb2_grpc as memory_rpc
 from peregrine.api.tools.v1 import tools_pb2 as tools
 from peregrine.api.tools.v1 import tools_pb2_grpc as tools_rpc
-from peregrine.kit import errors
+from peregrine.kit import context, errors
 from peregrine.kit.channel import ChannelPool
 
 # Every method that may be tried again after UNAVAILABLE. BeginTurn and AppendMessages are
@@ -30,7 +30,7 @@ IDEMPOTENT_MEMORY = frozenset(
 )
 IDEMPOTENT_TOOLS = frozenset({"/peregrine.api.tools.v1.ToolService/ListTools"})
 
-MEMORY_SECONDS = 5.0
+MEMORY_SECONDS = 10.0
 # How long what is known of a tool is believed.
 _CATALOG_SECONDS = 2.0
 # On top of a tool's own timeout: its place in the worker's queue and the way there.
@@ -126,12 +126,15 @@ class _Offered:
 
 
 def _typed(error: grpc.aio.AioRpcError, away: str, service: str) -> errors.PeregrineError:
+    """The error of the far side; one that gRPC itself raised names the service that is away."""
     typed = errors.from_rpc_error(error)
-    if isinstance(typed, errors.Unavailable) and typed.reason in ("UNAVAILABLE", "CANCELLED"):
-        return errors.Unavailable(
-            f"the {service} service cannot be reached", reason=away, retry_after=1.0
-        )
-    return typed
+    if typed.reason in ("UNAVAILABLE", "CANCELLED"):
+        what = "cannot be reached"
+    elif typed.reason == "DEADLINE_EXCEEDED" and (context.deadline_remaining() or 1.0) > 0.2:
+        what = "did not answer in time"  # the time that it was given, not that of the caller
+    else:
+        return typed
+    return errors.Unavailable(f"the {service} service {what}", reason=away, retry_after=1.0)
 
 
 def to_proto(error: errors.PeregrineError) -> common.Error:
