@@ -6,7 +6,7 @@ neighbours by their targets, and stops within a few seconds when it is told to.
 
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +50,7 @@ class Service:
 
     @property
     def address(self) -> str:
-        return f"{HOST}:{self.ports[0].number}"
+        return address(self.ports)
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -127,13 +127,32 @@ def services(
     ]
 
 
-def targets(ports: Mapping[str, tuple[Port, ...]]) -> dict[str, str]:
+def address(own: Sequence[Port]) -> str:
+    """Where a service is reached."""
+    return f"{HOST}:{own[0].number}"
+
+
+def targets(ports: Mapping[str, Sequence[Port]]) -> dict[str, str]:
     """The variables by which services and the CLI find each other."""
-    return {
-        f"PEREGRINE_{name.upper().replace('-', '_')}_TARGET": f"{HOST}:{own[0].number}"
-        for name, own in ports.items()
-        if name != "simulator"
+    return {_target(name): address(own) for name, own in ports.items() if name != "simulator"}
+
+
+def moved_targets(ports: Mapping[str, Sequence[Port]]) -> dict[str, str]:
+    """Those that the CLI has to be told, because they are not where they are by default."""
+    usual = {
+        _target("orchestrator"): LocalSettings.orchestrator_port,
+        _target("memory"): LocalSettings.memory_port,
+        _target("tools"): LocalSettings.tools_port,
     }
+    return {
+        variable: target
+        for variable, target in targets(ports).items()
+        if variable in usual and target != f"{HOST}:{usual[variable]}"
+    }
+
+
+def _target(service: str) -> str:
+    return f"PEREGRINE_{service.upper().replace('-', '_')}_TARGET"
 
 
 def _listen(name: str, own: tuple[Port, ...]) -> dict[str, str]:
@@ -143,7 +162,7 @@ def _listen(name: str, own: tuple[Port, ...]) -> dict[str, str]:
             "PEREGRINE_LISTEN": f"{HOST}:{api.number}",
             "PEREGRINE_SIMULATOR_CONTROL_LISTEN": f"{HOST}:{control.number}",
         }
-    return {"PEREGRINE_LISTEN": f"{HOST}:{own[0].number}"}
+    return {"PEREGRINE_LISTEN": address(own)}
 
 
 def _for_service(name: str, environ: Mapping[str, str]) -> dict[str, str]:
@@ -171,7 +190,7 @@ def _reserve(service: str, name: str, number: int) -> Port:
             probe.bind((HOST, number))
         except OSError as problem:
             raise ProcessFailed(
-                f"port {number}, which the {service} needs, cannot be had ({problem.strerror}):"
+                f"port {number} ({service}) cannot be had ({problem.strerror}):"
                 f" stop what uses it, or choose another port with {variable}"
             ) from problem
         return Port(number=probe.getsockname()[1], variable=variable)

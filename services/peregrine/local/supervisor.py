@@ -62,7 +62,7 @@ class Supervisor:
                 )
                 async with self._services(children, services):
                     await self._apply(children, plan.targets(ports))
-                    self._summarize(services)
+                    self._summarize(ports)
                     await self._watch()
 
     def kill(self) -> None:
@@ -177,9 +177,10 @@ class Supervisor:
                     f"applying {examples} took longer than {_APPLY_SECONDS:g} s"
                     f" (log: {child.log_path})"
                 ) from None
-            if code != 0:
-                raise child.ended()
             stage.detail = str(examples)
+        if code != 0:
+            # A mistake in a file of one's own is no reason to take everything down.
+            self._terminal.warning(f"not all examples could be applied: {child.ended()}")
 
     async def _watch(self) -> None:
         """Until a child ends, which it should not."""
@@ -193,18 +194,16 @@ class Supervisor:
         dead = next((child for child in self._watched if child.returncode is not None), None)
         return dead.ended() if dead else None
 
-    def _summarize(self, services: Sequence[Service]) -> None:
-        settings = self._settings
-        rows = [(service.name, service.address) for service in services]
-        rows.append(("state", str(self._state)))
-        rows.append(("logs", str(self._logs)))
-        target = next(each.address for each in services if each.name == "orchestrator")
-        moved = target != f"{plan.HOST}:50051"
-        prefix = f"PEREGRINE_ORCHESTRATOR_TARGET={target} " if moved else ""
+    def _summarize(self, ports: Mapping[str, Sequence[plan.Port]]) -> None:
+        rows = [(name, plan.address(own)) for name, own in ports.items()]
+        moved = plan.moved_targets(ports)
         self._terminal.summary(
-            simulated=settings.simulated,
-            rows=rows,
-            command=f"{prefix}{_command()} chat {shlex.quote(QUESTION)}",
+            simulated=self._settings.simulated,
+            rows=[*rows, ("state", str(self._state)), ("logs", str(self._logs))],
+            commands=[
+                *(f"export {variable}={target}" for variable, target in moved.items()),
+                f"{_command()} chat {shlex.quote(QUESTION)}",
+            ],
         )
 
 

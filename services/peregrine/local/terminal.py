@@ -52,6 +52,9 @@ class Terminal:
     def say(self, text: str, *, style: str = "") -> None:
         self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
+    def warning(self, text: str) -> None:
+        self.say(f"  ! {' '.join(text.split())}", style="yellow")
+
     def failure(self, text: str) -> None:
         """The one line that tells what went wrong, on standard error."""
         # A record may have several lines; the terminal gets one.
@@ -68,7 +71,7 @@ class Terminal:
         *,
         simulated: bool,
         rows: Sequence[tuple[str, str]],
-        command: str,
+        commands: Sequence[str],
     ) -> None:
         table = Table.grid(padding=(0, 3))
         for name, place in rows:
@@ -84,7 +87,8 @@ class Terminal:
             )
         self.say("")
         self.say("Try it in another terminal:")
-        self.say(f"  {command}", style="bold cyan")
+        for command in commands:
+            self.say(f"  {command}", style="bold cyan")
         self.say("")
         self.say("Ctrl-C stops everything; what it knows stays.", style="dim")
 
