@@ -10,6 +10,7 @@ settings, opens what the service needs, and yields a `Server`; leaving it closes
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -314,29 +315,41 @@ class _Life:
 
 
 def _bind(server: grpc.aio.Server, listen: str) -> int:
+    # Asked beforehand, because gRPC does not tell its reason but writes to stderr.
+    reason = _obstacle(listen)
     try:
-        return server.add_insecure_port(listen)
+        if not reason:
+            return server.add_insecure_port(listen)
     except RuntimeError:
-        raise StartRefused(
-            f"cannot listen on {listen} ({_why(listen)}): set PEREGRINE_LISTEN to a free address"
-        ) from None
+        reason = "refused by gRPC"
+    raise StartRefused(
+        f"cannot listen on {listen} ({reason}): set PEREGRINE_LISTEN to a free address"
+    )
 
 
-def _why(listen: str) -> str:
-    """The reason that gRPC keeps to itself, found by binding the address once more."""
+def _obstacle(listen: str) -> str:
+    """Why `listen` cannot be bound, by binding each of its addresses; empty when it can."""
+    if listen.startswith("unix:"):
+        return ""
     host, _, port = listen.rpartition(":")
-    if listen.startswith("unix:") or not port.isdigit():
-        return "not a usable address"
+    if not host or not port.isdigit():
+        return "host:port or unix:/path is expected"
     try:
-        kind, *_, address = socket.getaddrinfo(
-            host.strip("[]"), int(port), type=socket.SOCK_STREAM
-        )[0]
-        with socket.socket(kind, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        return (error.strerror or str(error)).lower()
-    return "refused by gRPC"
+        addresses = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except (OSError, OverflowError) as error:
+        return str(error)
+    failures: list[OSError] = []
+    for kind, _, _, _, address in addresses:
+        try:
+            with socket.socket(kind, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except OSError as error:
+            failures.append(error)
+    taken = [error for error in failures if error.errno == errno.EADDRINUSE]
+    if taken or len(failures) == len(addresses):
+        return ((taken or failures)[0].strerror or "not a usable address").lower()
+    return ""
 
 
 def _say(name: str, *lines: str) -> None:
