@@ -218,9 +218,10 @@ class Screen:
             f"{finished.steps} step{'' if finished.steps == 1 else 's'}",
             f"{read:,} tokens in, {usage.output_tokens:,} out",
         ]
+        lines = [" · ".join(parts)]
         if self.transcript.conversation_id:
-            parts.append(f"conversation {self.transcript.conversation_id}")
-        return " · ".join(parts)
+            lines.append(f"conversation {self.transcript.conversation_id}")
+        return "\n".join(lines)
 
     # ---- Lines ----
 
@@ -234,9 +235,12 @@ class Screen:
             text.append(f"  {ok} ", "green")
         else:
             text.append(f"  {bad} ", "red")
-        text.append(tool.tool, "bold")
+        # In the region the names make a column.
+        names = [self._tools[call_id].tool for call_id in self._region] or [tool.tool]
+        name = printable(tool.tool).ljust(max(map(len, names)))
+        text.append(name if self._live else tool.tool, "bold")
         took = self._took(tool, frozen=frozen)
-        room = self._width() - 6 - cell_len(tool.tool) - cell_len(took)
+        room = self._width() - 6 - cell_len(name) - cell_len(took)
         said = arguments(tool.arguments)
         if not tool.running and tool.status != pb.TOOL_CALL_STATUS_SUCCEEDED:
             said = (tool.error.message if tool.error else "") or tool.text or "failed"
@@ -254,7 +258,7 @@ class Screen:
             started = self._started.get(tool.call_id)
             if frozen or started is None:
                 return ""
-            return waterfall.milliseconds((self._clock() - started) * 1e3)
+            return f"{self._clock() - started:.1f} s"
         if tool.execution_seconds is not None:
             took = waterfall.milliseconds(tool.execution_seconds * 1e3)
         elif tool.finish_time is not None:
@@ -302,7 +306,7 @@ class Screen:
         if self._waiting_since is not None:
             waited = self._clock() - self._waiting_since
             mark = _TURNING[int(self._clock() / FRAME) % len(_TURNING)]
-            passed = f" {waterfall.milliseconds(waited * 1e3)}" if waited >= 1 else ""
+            passed = f" {waited:.1f} s" if waited >= 1 else ""
             lines.append(Text(f"  {mark} {self._model or 'starting'}{passed}", "dim"))
         self._redraw(lines)
 
@@ -323,6 +327,8 @@ class Screen:
         erase = Control((ControlType.ERASE_IN_LINE, 2))
         with console:  # one write
             if self._drawn:
+                # Also what the terminal echoed there, a ^C for one.
+                console.control(Control(ControlType.CARRIAGE_RETURN), erase)
                 console.control(Control((ControlType.CURSOR_UP, self._drawn)))
             for line in lines:
                 line.truncate(self._width())

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TypeVar
 
 import typer
@@ -289,31 +289,26 @@ def _fields(message: Message, *, without: tuple[str, ...], title: str) -> None:
     """What is set in a message, as indented names and values."""
     console = session.console()
     console.print(Text(printable(title), "bold"), soft_wrap=True)
-    plain = {
-        name: value
-        for name, value in jsonl.plain(message).items()
-        if name not in without and value not in ("", 0, [], {})
-    }
-    _indented(plain, "  ")
+    plain = {name: value for name, value in jsonl.plain(message).items() if name not in without}
+    for line in _indented(plain, "  "):
+        console.print(Text(printable(line)), soft_wrap=True)
 
 
-def _indented(value: dict[str, object], indent: str) -> None:
-    console = session.console()
-    for name, entry in value.items():
+def _indented(value: dict[str, object], indent: str) -> Iterator[str]:
+    """Names and values in two columns; what is empty or zero is left out."""
+    entries = {name: entry for name, entry in value.items() if entry not in ("", 0, False, [], {})}
+    width = max(map(len, entries), default=0)
+    for name, entry in entries.items():
         if isinstance(entry, dict):
-            console.print(Text(f"{indent}{name}"), soft_wrap=True)
-            _indented(
-                {key: each for key, each in entry.items() if each not in ("", [])}, indent + "  "
-            )
-        else:
-            if isinstance(entry, list):
-                shown = ", ".join(map(str, entry))
-            else:
-                shown = entry if isinstance(entry, str) else json.dumps(entry)
-            lines = printable(shown).splitlines() or [""]
-            console.print(Text(f"{indent}{name}  "), Text(lines[0]), sep="", soft_wrap=True)
-            for line in lines[1:]:
-                console.print(Text(f"{indent}  {line}"), soft_wrap=True)
+            yield f"{indent}{name}"
+            yield from _indented(entry, indent + "  ")
+            continue
+        if isinstance(entry, list):
+            entry = ", ".join(map(str, entry))
+        shown = entry if isinstance(entry, str) else json.dumps(entry)
+        first, *more = shown.splitlines()
+        yield f"{indent}{name.ljust(width)}  {first}"
+        yield from (f"{indent}{' ' * width}  {line}" for line in more)
 
 
 def _took(run: orchestrator_pb2.Run) -> str:

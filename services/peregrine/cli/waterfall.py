@@ -71,11 +71,7 @@ def draw(waterfall: pb.Waterfall, *, width: int, shades: Shades | None = None) -
         rest = sum(span.critical_ms for span in folded)
         lines.append(Text(f"  and {len(folded)} shorter, {milliseconds(rest)} of the path", "dim"))
     if overlapped:
-        lines.append(
-            Text(
-                f"  {shades.dark} waited for   {shades.light} overlapped by what took longer", "dim"
-            )
-        )
+        lines.append(Text(f"  {shades.dark} waited for   {shades.light} overlapped", "dim"))
     return lines
 
 

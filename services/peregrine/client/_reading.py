@@ -29,7 +29,7 @@ class Patience:
     early there. The delays double from `first_delay` to `max_delay`, with jitter in the upper half.
     """
 
-    attempts: int = 10
+    attempts: int = 12
     attempts_to_begin: int = 3
     first_delay: float = 0.1
     max_delay: float = 2.0
