@@ -77,7 +77,9 @@ class LlmServiceServicer:
         INVALID_ARGUMENT / REQUEST_INVALID; errors of the provider end the log with generation_failed once it has begun, and
         the call before: UNAUTHENTICATED / MODEL_KEY_REFUSED, PERMISSION_DENIED / MODEL_FORBIDDEN, NOT_FOUND / MODEL_NOT_FOUND,
         RESOURCE_EXHAUSTED / MODEL_RATE_LIMITED with RetryInfo, UNAVAILABLE / MODEL_OVERLOADED | MODEL_UNREACHABLE,
-        INVALID_ARGUMENT / MODEL_REQUEST_REFUSED | PROMPT_TOO_LONG, DEADLINE_EXCEEDED / MODEL_TIMEOUT.
+        INVALID_ARGUMENT / MODEL_REQUEST_REFUSED | PROMPT_TOO_LONG, DEADLINE_EXCEEDED / MODEL_TIMEOUT. The gateway's own:
+        RESOURCE_EXHAUSTED / GATEWAY_OVERLOADED with RetryInfo, RESOURCE_EXHAUSTED / ANSWER_TOO_LARGE, ABORTED /
+        GENERATION_CANCELLED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -88,7 +88,8 @@ class OrchestratorServiceServicer:
     def StartRun(self, request, context):
         """Starts a run. Once this has returned, the run is durable and will end, or wait visibly. Idempotent by request_id.
         INVALID_ARGUMENT / MESSAGE_EMPTY | MESSAGE_TOO_LONG | REQUEST_INVALID; NOT_FOUND / AGENT_NOT_FOUND |
-        CONVERSATION_NOT_FOUND; ALREADY_EXISTS / REQUEST_ID_REUSED; RESOURCE_EXHAUSTED / OVERLOADED with RetryInfo;
+        CONVERSATION_NOT_FOUND; ALREADY_EXISTS / REQUEST_ID_REUSED; ABORTED / REQUEST_ID_BUSY: the same request is being
+        accepted elsewhere at this moment; RESOURCE_EXHAUSTED / OVERLOADED with RetryInfo;
         UNAVAILABLE / POSTGRES_UNAVAILABLE | MEMORY_UNAVAILABLE | DRAINING with RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
