@@ -18,7 +18,7 @@ an interceptor that does nothing adds 0.04 ms.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -186,10 +186,10 @@ class ChannelPool(grpc.aio.Channel):
         return call
 
     def allowed(self, timeout: float | None) -> float:
-        """The seconds that a call gets."""
+        """The seconds that a call gets; below 0, gRPC ends it without sending it."""
         allowed = self.default_timeout if timeout is None else timeout
         left = context.deadline_remaining()
-        return allowed if left is None else max(min(allowed, left - DEADLINE_MARGIN), 0.0)
+        return allowed if left is None else min(allowed, left - DEADLINE_MARGIN)
 
     def retried(self, method: str, attempt: int, error: grpc.aio.AioRpcError) -> None:
         log.info(
@@ -241,7 +241,9 @@ class _Stream(grpc.aio.UnaryStreamMultiCallable[Any, Any]):
         **options: Any,
     ) -> Any:
         pool = self._pool
-        return pool.start(self._calls, request, pool.allowed(timeout), metadata, options)
+        return _StreamCall(
+            pool.start(self._calls, request, pool.allowed(timeout), metadata, options)
+        )
 
 
 class _RetriedUnary(_Unary):
@@ -262,50 +264,13 @@ class _RetriedUnary(_Unary):
         return _RetriedCall(pool, method, start, pool.allowed(timeout))
 
 
-class _RetriedCall(grpc.aio.UnaryUnaryCall[Any, Any]):
-    """A unary call of up to three attempts; everything but awaiting it shows the latest attempt."""
+class _Call(grpc.aio.Call):
+    """Shows the call inside it."""
 
-    def __init__(
-        self, pool: ChannelPool, method: str, start: Callable[[float], Any], allowed: float
-    ) -> None:
-        self._pool = pool
-        self._method = method
-        self._start = start
-        self._deadline = time.monotonic() + allowed
-        self._attempt = 1
-        self._call = start(allowed)
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        return self._finish().__await__()
-
-    async def _finish(self) -> Any:
-        while True:
-            try:
-                return await self._call
-            except grpc.aio.AioRpcError as error:
-                delay = self._delay(error)
-                if delay is None:
-                    raise
-                self._attempt += 1
-                self._pool.retried(self._method, self._attempt, error)
-            await asyncio.sleep(delay)
-            self._call = self._start(max(self._deadline - time.monotonic(), 0.0))
-
-    def _delay(self, error: grpc.aio.AioRpcError) -> float | None:
-        """Seconds until the next attempt; None when there is to be none."""
-        if error.code() is not grpc.StatusCode.UNAVAILABLE or self._attempt >= MAX_ATTEMPTS:
-            return None
-        ceiling = min(_FIRST_BACKOFF * 2 ** (self._attempt - 1), _MAX_BACKOFF)
-        delay = random.uniform(0.0, ceiling)
-        asked = from_rpc_error(error).retry_after
-        if asked is not None:
-            delay += asked
-        if time.monotonic() + delay >= self._deadline:
-            return None
-        return delay if context.retry_budget().take() else None
+    def __init__(self, call: Any) -> None:
+        self._call = call
 
     def cancel(self) -> bool:
-        self._attempt = MAX_ATTEMPTS
         return bool(self._call.cancel())
 
     def cancelled(self) -> bool:
@@ -315,7 +280,8 @@ class _RetriedCall(grpc.aio.UnaryUnaryCall[Any, Any]):
         return bool(self._call.done())
 
     def time_remaining(self) -> float | None:
-        return max(self._deadline - time.monotonic(), 0.0)
+        left: float | None = self._call.time_remaining()
+        return left
 
     def add_done_callback(self, callback: Any) -> None:
         self._call.add_done_callback(callback)
@@ -334,3 +300,80 @@ class _RetriedCall(grpc.aio.UnaryUnaryCall[Any, Any]):
 
     async def wait_for_connection(self) -> None:
         await self._call.wait_for_connection()
+
+
+class _StreamCall(_Call, grpc.aio.UnaryStreamCall[Any, Any]):
+    """Ends the stream when its reader is cancelled or leaves.
+
+    grpc.aio alone forgets to, when the reader is cancelled before the request is on its way.
+    """
+
+    def __init__(self, call: Any) -> None:
+        super().__init__(call)
+        self._messages: AsyncIterator[Any] | None = None
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        if self._messages is None:
+            self._messages = self._read_all()
+        return self._messages
+
+    async def read(self) -> Any:
+        try:
+            return await self._call.read()
+        except asyncio.CancelledError:
+            self._call.cancel()
+            raise
+
+    async def _read_all(self) -> AsyncIterator[Any]:
+        try:
+            async for message in self._call:
+                yield message
+        finally:
+            self._call.cancel()
+
+
+class _RetriedCall(_Call, grpc.aio.UnaryUnaryCall[Any, Any]):
+    """A unary call of up to three attempts; everything but awaiting it shows the latest attempt."""
+
+    def __init__(
+        self, pool: ChannelPool, method: str, start: Callable[[float], Any], allowed: float
+    ) -> None:
+        self._pool = pool
+        self._method = method
+        self._start = start
+        self._deadline = time.monotonic() + allowed
+        self._attempt = 1
+        super().__init__(start(allowed))
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._finish().__await__()
+
+    async def _finish(self) -> Any:
+        while True:
+            try:
+                return await self._call
+            except grpc.aio.AioRpcError as error:
+                delay = self._delay(error)
+                if delay is None:
+                    raise
+                self._attempt += 1
+                self._pool.retried(self._method, self._attempt, error)
+            await asyncio.sleep(delay)
+            self._call = self._start(self._deadline - time.monotonic())
+
+    def _delay(self, error: grpc.aio.AioRpcError) -> float | None:
+        """Seconds until the next attempt; None when there is to be none."""
+        if error.code() is not grpc.StatusCode.UNAVAILABLE or self._attempt >= MAX_ATTEMPTS:
+            return None
+        ceiling = min(_FIRST_BACKOFF * 2 ** (self._attempt - 1), _MAX_BACKOFF)
+        delay = random.uniform(0.0, ceiling)
+        asked = from_rpc_error(error).retry_after
+        if asked is not None:
+            delay += asked
+        if time.monotonic() + delay >= self._deadline:
+            return None
+        return delay if context.retry_budget().take() else None
+
+    def cancel(self) -> bool:
+        self._attempt = MAX_ATTEMPTS
+        return super().cancel()
