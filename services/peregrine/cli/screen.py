@@ -11,7 +11,6 @@ Where there is no terminal there is no region: a line when a tool starts, one wh
 What the model or a tool says is data: control characters in it never reach the terminal.
 """
 
-import json
 import time
 from collections.abc import Callable
 
@@ -23,13 +22,13 @@ from rich.text import Text
 
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.cli import waterfall
+from peregrine.cli.words import arguments, printable
 from peregrine.client import ToolActivity, Transcript
 
 # Seconds between two redraws of the live region.
 FRAME = 0.1
 
 _TURNING = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
-_CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
 _MOST_WIDTH = 120
 
 
@@ -236,9 +235,10 @@ class Screen:
         else:
             text.append(f"  {bad} ", "red")
         # In the region the names make a column.
-        names = [self._tools[call_id].tool for call_id in self._region] or [tool.tool]
-        name = printable(tool.tool).ljust(max(map(len, names)))
-        text.append(name if self._live else tool.tool, "bold")
+        name = printable(tool.tool)
+        names = [printable(self._tools[call_id].tool) for call_id in self._region]
+        name = name.ljust(max(map(len, names), default=0))
+        text.append(name, "bold")
         took = self._took(tool, frozen=frozen)
         room = self._width() - 6 - cell_len(name) - cell_len(took)
         said = arguments(tool.arguments)
@@ -341,25 +341,3 @@ class Screen:
             if spare > 0:
                 console.control(Control((ControlType.CURSOR_UP, spare)))
         self._drawn = len(lines)
-
-
-def printable(text: str) -> str:
-    """The text without control characters other than tab and newline."""
-    return text.translate(_CONTROLS)
-
-
-def arguments(text: str) -> str:
-    """A tool's arguments in short: the value alone when there is one, else name=value pairs."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    if not isinstance(value, dict):
-        return text
-    words = {
-        name: entry if isinstance(entry, str) else json.dumps(entry, ensure_ascii=False)
-        for name, entry in value.items()
-    }
-    if len(words) == 1:
-        return next(iter(words.values()))
-    return ", ".join(f"{name}={word}" for name, word in words.items())

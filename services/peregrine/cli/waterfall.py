@@ -12,6 +12,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
+from peregrine.cli.words import printable
 
 _STYLES = {
     pb.SPAN_KIND_TOOL: "green",
@@ -126,4 +127,5 @@ def _bar(text: Text, span: pb.WaterfallSpan, total: float, width: int, shades: S
 
 
 def _fitted(name: str, width: int) -> str:
+    name = printable(name).replace("\n", " ").replace("\t", " ")
     return set_cell_size(name if cell_len(name) <= width else f"{name[: width - 1]}…", width)
