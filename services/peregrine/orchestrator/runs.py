@@ -269,7 +269,9 @@ class Runs:
         except asyncio.CancelledError:
             if live.handing_over:
                 await self._hand_over(live)
-            elif not writer.lost.is_set():
+            elif writer.lost.is_set():
+                log.info("run_lost")
+            else:
                 raise
         except Fenced:
             log.info("run_lost")
