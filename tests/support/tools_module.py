@@ -1,4 +1,4 @@
-"""Tools for tests and benchmarks, run in a worker with PEREGRINE_TOOLS_MODULES=tests.support.tools_module.
+"""Tools for tests and benchmarks: PEREGRINE_TOOLS_MODULES=tests.support.tools_module.
 
 `echo` and `noop` do nothing, `sleep` takes a time, `count` and `record_write` leave a line for each
 execution in the file that PEREGRINE_TEST_EXECUTIONS names, so that executions can be counted over

@@ -169,7 +169,7 @@ class Admission:
             if waiter.admitted.done() and not waiter.admitted.cancelled():
                 # Admitted and given up in the same moment.
                 self.leave(lane)
-            else:
+            elif waiter in lane.waiting:
                 lane.waiting.remove(waiter)
                 heapq.heapify(lane.waiting)
             if isinstance(error, TimeoutError):
@@ -183,6 +183,7 @@ class Admission:
                 return
             lane = min(ready, key=lambda each: each.waiting[0].turn)
             waiter = heapq.heappop(lane.waiting)
-            self._take(lane)
-            # Nobody but `_wait` cancels it, and there it leaves the queue first.
-            waiter.admitted.set_result(None)
+            # A call that is cancelled leaves the queue one turn of the loop after its future.
+            if not waiter.admitted.cancelled():
+                self._take(lane)
+                waiter.admitted.set_result(None)
