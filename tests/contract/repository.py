@@ -1,6 +1,7 @@
 """Where things are, and every hand-written Python module of the product, parsed once."""
 
 import ast
+import contextlib
 import functools
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ OPERATOR = ROOT / "operator"
 PROTOS = ROOT / "protos"
 GENERATED = "peregrine.api"
 
-_NOT_SOURCE = {"__pycache__", ".venv", ".git", ".peregrine", "build", "dist"}
+_MADE = {"__pycache__", "build", "dist"}
+_SHOWN = {".ci", ".github", ".gitignore"}
 
 
 @dataclass(frozen=True)
@@ -68,19 +70,23 @@ def product() -> tuple[Module, ...]:
 
 @functools.cache
 def tracked_files() -> tuple[Path, ...]:
-    """The files of the repository: as git lists them, else all that is not made by a build."""
-    if (ROOT / ".git").exists():
+    """The files of the repository: as git lists them, else all that nothing here has made."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
         listed = subprocess.run(
             ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, timeout=30
         ).stdout.decode()
-        return tuple(
-            path for name in listed.split("\0") if name and (path := ROOT / name).is_file()
-        )
+        if listed:
+            return tuple(path for name in listed.split("\0") if (path := ROOT / name).is_file())
     return tuple(
         path
         for path in sorted(ROOT.rglob("*"))
-        if path.is_file() and not _NOT_SOURCE & set(path.relative_to(ROOT).parts)
+        if path.is_file() and not any(map(_made, path.relative_to(ROOT).parts))
     )
+
+
+def _made(part: str) -> bool:
+    hidden = part.startswith(".") and part not in _SHOWN
+    return hidden or part in _MADE or part.endswith(".egg-info")
 
 
 def dotted(node: ast.expr) -> str:

@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+from peregrine.local.supervisor import QUESTION
 from tests.support.stack import REPOSITORY, SERVICES, in_process
 
 ADDRESS = "127.0.0.1:50051"
@@ -13,6 +14,11 @@ ADDRESS = "127.0.0.1:50051"
 
 def code_blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_the_readme_asks_what_make_run_suggests() -> None:
+    shell = code_blocks((REPOSITORY / "README.md").read_text(encoding="utf-8"), "sh")
+    assert f'.venv/bin/peregrine chat "{QUESTION}"\n' in shell
 
 
 async def test_the_grpc_client_of_the_readme_gets_an_answer(
