@@ -54,6 +54,15 @@ class NotHttp2(Exception):
     """The peer answered, in HTTP/1."""
 
 
+class _Lasting(h2.connection.H2ConnectionStateMachine):
+    """`h2` takes GOAWAY for the end. It is the end of new streams; RFC 9113, section 6.8."""
+
+    def process_input(self, input_: h2.connection.ConnectionInputs) -> list[h2.events.Event]:
+        if input_ is h2.connection.ConnectionInputs.RECV_GOAWAY:
+            return []
+        return super().process_input(input_)
+
+
 class Connection(asyncio.Protocol):
     """Made by `loop.create_connection`; usable once `ready` has returned.
 
@@ -73,6 +82,7 @@ class Connection(asyncio.Protocol):
                 validate_inbound_headers=False,
             )
         )
+        self._h2.state_machine = _Lasting()
         self._streams: dict[int, Stream] = {}
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._pong: asyncio.Future[None] | None = None

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import h2.config
@@ -39,11 +39,18 @@ class Peer(asyncio.Protocol):
         self._streams = streams
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
         self.events: list[h2.events.Event] = []
+        self.transport: Any = None
+        self.lost = asyncio.Event()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.lost.set()
 
     def connection_made(self, made: asyncio.BaseTransport) -> None:
-        self.transport: Any = made
+        self.transport = made
         maximum = h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS
-        self.h2.update_settings({maximum: self._streams})
+        self.h2.local_settings = h2.settings.Settings(
+            client=False, initial_values={maximum: self._streams}
+        )
         self.h2.initiate_connection()
         self.flush()
 
@@ -66,75 +73,94 @@ class Peer(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def peer(
-    answer: Callable[[Peer, int], None], *, streams: int = 100
+async def listening(
+    make: Callable[[], Peer], *, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[tuple[str, list[Peer]]]:
-    """The peer's URL, and one `Peer` per connection that was made to it."""
+    """A URL, and what `make` made for each connection to it."""
     peers: list[Peer] = []
 
     def accept() -> Peer:
-        peers.append(Peer(answer, streams))
+        peers.append(make())
         return peers[-1]
 
-    server = await asyncio.get_running_loop().create_server(accept, "127.0.0.1", 0)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(accept, "127.0.0.1", 0, ssl=tls)
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", peers
+        port = server.sockets[0].getsockname()[1]
+        yield f"{'https://localhost' if tls else 'http://127.0.0.1'}:{port}", peers
     finally:
-        for each in peers:
-            each.transport.abort()
         server.close()
-        await server.wait_closed()
+        # One that refused the handshake was never connected.
+        connected = [each for each in peers if each.transport is not None]
+        for each in connected:
+            each.transport.abort()
+        await asyncio.gather(*(each.lost.wait() for each in connected))
+
+
+def peer(
+    answer: Callable[[Peer, int], None], *, streams: int = 100
+) -> AbstractAsyncContextManager[tuple[str, list[Peer]]]:
+    return listening(lambda: Peer(answer, streams))
+
+
+class Line(Peer):
+    """A server that answers whatever comes with the same bytes."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__(Peer.respond, 100)
+        self._bytes = answer
+        self.heard = b""
+
+    def connection_made(self, made: asyncio.BaseTransport) -> None:
+        self.transport = made
+
+    def data_received(self, data: bytes) -> None:
+        self.heard += data
+        if self._bytes:
+            self.transport.write(self._bytes)
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 async def test_a_server_of_http1_is_found_out_and_spoken_to_in_http1() -> None:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while line := await reader.readline():
-            if line.startswith(b"PRI"):
-                writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
-                break
-            if line == b"\r\n":
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-        writer.close()
+    class Old(Line):
+        def data_received(self, data: bytes) -> None:
+            if data.startswith(b"PRI"):
+                self.transport.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+            else:
+                super().data_received(data)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server, client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as opened:
+    async with listening(lambda: Old(OK)) as (url, _), client(url) as opened:
         await opened.warm()
         assert pool(opened).speaks_http1
         for _ in range(2):
-            response = await opened.http.get(pool_url(server))
+            response = await opened.http.get(url)
             assert (response.http_version, response.text) == ("HTTP/1.1", "ok")
 
 
-def pool_url(server: asyncio.Server) -> str:
-    return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-
-
-@pytest.mark.parametrize(("offered", "version"), [("h2", "HTTP/2"), ("http/1.1", "HTTP/1.1")])
-async def test_over_tls_the_version_is_negotiated(
-    certificate: tuple[str, str], offered: str, version: str
-) -> None:
+def tls(certificate: tuple[str, str], *offered: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
-    context.set_alpn_protocols([offered])
+    context.set_alpn_protocols(list(offered))
+    return context
 
-    class Both(Peer):
-        def data_received(self, data: bytes) -> None:
-            if offered == "h2":
-                super().data_received(data)
-            else:
-                self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
-        def connection_made(self, made: asyncio.BaseTransport) -> None:
-            self.transport = made
-            if offered == "h2":
-                super().connection_made(made)
-
-    server = await asyncio.get_running_loop().create_server(
-        lambda: Both(Peer.respond, 100), "127.0.0.1", 0, ssl=context
-    )
-    url = pool_url(server).replace("http://127.0.0.1", "https://localhost")
+@pytest.mark.parametrize(
+    ("offered", "make", "version"),
+    [
+        ("h2", lambda: Peer(Peer.respond, 100), "HTTP/2"),
+        ("http/1.1", lambda: Line(OK), "HTTP/1.1"),
+    ],
+)
+async def test_over_tls_the_version_is_negotiated(
+    certificate: tuple[str, str], offered: str, make: Callable[[], Peer], version: str
+) -> None:
     trusted = ssl.create_default_context(cafile=certificate[0])
-    async with server, client(url, verify=trusted) as opened:
+    async with (
+        listening(make, tls=tls(certificate, offered)) as (url, _),
+        client(url, verify=trusted) as opened,
+    ):
         response = await opened.http.post(url, content=b"x")
         assert (response.http_version, response.text) == (version, "ok")
 
@@ -142,13 +168,10 @@ async def test_over_tls_the_version_is_negotiated(
 async def test_a_certificate_that_nobody_vouches_for_is_refused(
     certificate: tuple[str, str],
 ) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
-    server = await asyncio.get_running_loop().create_server(
-        lambda: Peer(Peer.respond, 100), "127.0.0.1", 0, ssl=context
-    )
-    url = pool_url(server).replace("http://127.0.0.1", "https://localhost")
-    async with server, client(url) as opened:
+    async with (
+        listening(lambda: Line(b""), tls=tls(certificate, "h2")) as (url, _),
+        client(url) as opened,
+    ):
         with pytest.raises(httpx2.ConnectError):
             await opened.http.get(url)
 
@@ -201,7 +224,7 @@ def goaway(*, last: int) -> bytes:
 
 
 async def test_a_stream_that_is_refused_is_sent_again() -> None:
-    refused = []
+    refused: list[int] = []
 
     def answer(to: Peer, stream: int) -> None:
         if not refused:
@@ -242,11 +265,8 @@ async def test_an_answer_that_comes_before_the_request_was_read_is_an_answer() -
                 self.h2.reset_stream(event.stream_id, h2.errors.ErrorCodes.NO_ERROR)
                 self.flush()
 
-    server = await asyncio.get_running_loop().create_server(
-        lambda: Hasty(Peer.respond, 100), "127.0.0.1", 0
-    )
-    async with server, client(pool_url(server)) as opened:
-        response = await opened.http.post(pool_url(server), content=b"x" * 200_000)
+    async with listening(lambda: Hasty(Peer.respond, 100)) as (url, _), client(url) as opened:
+        response = await opened.http.post(url, content=b"x" * 200_000)
         assert response.text == "too large"
 
 
@@ -271,12 +291,10 @@ async def test_unread_bytes_hold_the_sender_back_and_a_closed_stream_gives_them_
 
 
 async def test_a_peer_that_does_not_answer_pings_loses_its_connection() -> None:
-    loop = asyncio.get_running_loop()
     freed = asyncio.Event()
-    listener = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
-    async with listener:
-        _, connection = await loop.create_connection(
-            lambda: http2.Connection(on_free=freed.set), *listener.sockets[0].getsockname()
+    async with listening(lambda: Line(b"")) as (url, _):
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: http2.Connection(on_free=freed.set), "127.0.0.1", int(url.rpartition(":")[2])
         )
         stream = await connection.open([(b":method", b"GET")], b"")
 
@@ -303,30 +321,19 @@ async def test_another_origin_is_not_talked_to() -> None:
 
 
 async def test_what_is_not_http_is_unreachable() -> None:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"220 mail.example ESMTP\r\n" * 4)
-        await writer.drain()
-        await reader.read()
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server, client(pool_url(server)) as opened:
+    greeting = b"220 mail.example ESMTP\r\n" * 4
+    async with listening(lambda: Line(greeting)) as (url, _), client(url) as opened:
         with pytest.raises(httpx2.ConnectError):
-            await opened.http.get(pool_url(server))
+            await opened.http.get(url)
 
 
 async def test_behind_a_proxy_the_proxy_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked.append(await reader.readline())
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    monkeypatch.setenv("http_proxy", pool_url(server))
-    monkeypatch.setenv("no_proxy", "")
-    async with server, client("http://model.example") as opened:
-        await opened.warm()
-        assert (await opened.http.get("http://model.example/v1")).text == "ok"
-    assert asked == [b"GET http://model.example/v1 HTTP/1.1\r\n"]
+    async with listening(lambda: Line(OK)) as (url, peers):
+        monkeypatch.setenv("http_proxy", url)
+        monkeypatch.setenv("no_proxy", "")
+        async with client("http://model.example") as opened:
+            await opened.warm()
+            assert (await opened.http.get("http://model.example/v1")).text == "ok"
+        (proxy,) = peers
+        assert isinstance(proxy, Line)
+        assert proxy.heard.startswith(b"GET http://model.example/v1 HTTP/1.1\r\n")
