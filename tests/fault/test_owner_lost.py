@@ -12,13 +12,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import grpc
 import pytest
 
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.kit.postgres import ALL_TENANTS, Database
 from peregrine.local.processes import Children
 from tests.fault.history import History, problems
+from tests.fault.reader import Reader
 from tests.support import stack, tools_module
 from tests.support.eventually import eventually
 from tests.support.stack import Orchestrator, Stack
@@ -53,29 +53,6 @@ def script(number: int) -> dict[str, object]:
             {"blocks": [{"type": "text", "tokens": TOKENS}]},
         ],
     }
-
-
-class Reader:
-    """Reads one run from `at`, and goes on elsewhere when its orchestrator is gone."""
-
-    def __init__(self, running: Stack, run_id: str, at: int) -> None:
-        self._running = running
-        self._run_id = run_id
-        self._at = at
-        self.events: list[pb.RunEvent] = []
-
-    async def read(self) -> list[pb.RunEvent]:
-        while not (self.events and self.events[-1].HasField("run_finished")):
-            request = pb.WatchRunRequest(run_id=self._run_id)
-            if self.events:
-                request.after_sequence = self.events[-1].sequence
-                request.after_epoch = self.events[-1].epoch
-            orchestrator = self._running.orchestrators[self._at]
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                async for response in orchestrator.runs.WatchRun(request, timeout=60):
-                    self.events += response.events
-            self._at = 1 - self._at
-        return self.events
 
 
 async def expected_text(running: Stack, number: int) -> str:
