@@ -178,6 +178,11 @@ class Children:
         for child in self.running():
             child.send(signal.SIGKILL)
 
+    @property
+    def guarded(self) -> bool:
+        """Whether the watchdog is there to end the children if this process is killed."""
+        return self._watchdog is not None and self._watchdog.poll() is None
+
     def running(self) -> list[Child]:
         return [child for child in self._children if child.returncode is None]
 

@@ -41,6 +41,7 @@ _MAX_SOCKET_PATH = (
     100  # sun_path holds 108 bytes on Linux, 104 on macOS, and PostgreSQL adds ".lock"
 )
 _NOBODY = 65534
+_STOP_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ async def postgres(
 ) -> AsyncIterator[PostgresServer]:
     """Run PostgreSQL on `directory` (made if missing, 0700), with role and database `peregrine`.
 
-    `deadline`: seconds for each step (making a new data directory, starting, stopping).
+    `deadline`: seconds for each step (making a new data directory, starting).
     Raises `ProcessFailed` with one clear line.
     """
     directory = _absolute(directory)
@@ -131,7 +132,7 @@ async def postgres(
             yield server
         finally:
             # SIGINT is PostgreSQL's "fast" stop: sessions are ended, not waited for.
-            await child.stop(grace=deadline, number=signal.SIGINT)
+            await child.stop(grace=_STOP_SECONDS, number=signal.SIGINT)
 
 
 class RedisServer:
@@ -175,7 +176,7 @@ class RedisServer:
     async def stop(self) -> None:
         """Stop it in order; nothing happens if it does not run."""
         if self._child is not None:
-            await self._child.stop(grace=self._deadline)
+            await self._child.stop(grace=_STOP_SECONDS)
 
     async def kill(self) -> None:
         """SIGKILL, as a crash would end it."""
@@ -286,7 +287,13 @@ def _prepare_directory(directory: Path) -> User | None:
             f"PostgreSQL cannot run as root, and user {uid}, owner of {directory}, has no name"
             " here; run Peregrine as an ordinary user"
         ) from None
-    os.chown(directory, uid, gid)
+    try:
+        os.chown(directory, uid, gid)
+    except OSError as problem:
+        raise ProcessFailed(
+            f"PostgreSQL cannot run as root, and {directory} cannot be given to user {uid}"
+            f" ({problem.strerror}); run Peregrine as an ordinary user"
+        ) from problem
     return User(uid=uid, gid=gid)
 
 

@@ -63,7 +63,7 @@ class Supervisor:
                 async with self._services(children, services):
                     await self._apply(children, plan.targets(ports))
                     self._summarize(ports)
-                    await self._watch()
+                    await self._watch(children)
 
     def kill(self) -> None:
         """End every child at once."""
@@ -182,11 +182,13 @@ class Supervisor:
             # A mistake in a file of one's own is no reason to take everything down.
             self._terminal.warning(f"not all examples could be applied: {child.ended()}")
 
-    async def _watch(self) -> None:
+    async def _watch(self, children: Children) -> None:
         """Until a child ends, which it should not."""
         while True:
             if death := self._death():
                 raise death
+            if not children.guarded:
+                raise ProcessFailed("the watchdog, without which children could be left, was ended")
             await asyncio.to_thread(state.bound_logs, self._logs)
             await asyncio.sleep(_WATCH_SECONDS)
 
