@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -85,30 +85,30 @@ class Connection:
         self._database = database
 
     async def fetch(self, name: str, sql: str, *args: Any) -> list[Record]:
-        rows: list[Record] = await self._timed(name, self._raw.fetch(sql, *args))
+        rows: list[Record] = await self._timed(name, self._raw.fetch, sql, *args)
         return rows
 
     async def fetchrow(self, name: str, sql: str, *args: Any) -> Record | None:
-        row: Record | None = await self._timed(name, self._raw.fetchrow(sql, *args))
+        row: Record | None = await self._timed(name, self._raw.fetchrow, sql, *args)
         return row
 
     async def fetchval(self, name: str, sql: str, *args: Any) -> Any:
-        return await self._timed(name, self._raw.fetchval(sql, *args))
+        return await self._timed(name, self._raw.fetchval, sql, *args)
 
     async def execute(self, name: str, sql: str, *args: Any) -> str:
         """Returns the command tag, such as `UPDATE 1`."""
-        tag: str = await self._timed(name, self._raw.execute(sql, *args))
+        tag: str = await self._timed(name, self._raw.execute, sql, *args)
         return tag
 
     async def executemany(self, name: str, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        await self._timed(name, self._raw.executemany(sql, rows))
+        await self._timed(name, self._raw.executemany, sql, rows)
 
-    async def _timed(self, name: str, statement: Awaitable[Any]) -> Any:
+    async def _timed(self, name: str, method: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         started = time.perf_counter()
         try:
-            return await statement
+            return await method(*args)
         except _DRIVER as error:
-            _raise_if_lost(error, closed=self._raw.is_closed())
+            _raise_if_lost(error, self._raw)
             raise
         finally:
             self._database.observe(name, time.perf_counter() - started)
@@ -240,8 +240,11 @@ class Database:
                         raise Internal(
                             "a statement failed, so nothing was kept", reason="TRANSACTION_FAILED"
                         )
+                except asyncio.CancelledError:
+                    self._abandon(raw)  # in the background: who is cancelled or late does not wait
+                    raise
                 except BaseException:
-                    await self._abandon(raw)
+                    await asyncio.shield(self._abandon(raw))
                     raise
                 await self._pool.release(raw)
         except TimeoutError:
@@ -260,7 +263,7 @@ class Database:
         try:
             return await self._pool.acquire()
         except _DRIVER as error:
-            _raise_if_lost(error, closed=True)
+            _raise_if_lost(error, None)
             raise
         finally:
             self.observe("acquire", time.perf_counter() - started)
@@ -270,28 +273,28 @@ class Database:
         try:
             tag: str = await raw.execute(sql)
         except _DRIVER as error:
-            _raise_if_lost(error, closed=raw.is_closed())
+            _raise_if_lost(error, raw)
             raise
         self.observe(name, time.perf_counter() - started)
         return tag
 
-    async def _abandon(self, raw: Any) -> None:
-        """Rolls back and returns the connection, whatever happens to the caller meanwhile."""
+    def _abandon(self, raw: Any) -> asyncio.Task[None]:
+        """Rolls back and returns the connection, in a task that `close` waits for."""
         task = asyncio.create_task(self._roll_back(raw))
         self._cleanups.add(task)
         task.add_done_callback(self._cleanups.discard)
-        await asyncio.shield(task)
+        return task
 
     async def _roll_back(self, raw: Any) -> None:
         try:
             async with asyncio.timeout(_ROLLBACK_SECONDS):
-                if not raw.is_closed():
+                if not _closed(raw):
                     await raw.execute("ROLLBACK")
                 await self._pool.release(raw)
         except _UNCLEAN:
             # Whatever state it is in, nobody gets this connection again.
-            raw.terminate()
             with contextlib.suppress(*_DRIVER):
+                raw.terminate()
                 await self._pool.release(raw)
 
     async def _refuse_unsafe_role(self) -> None:
@@ -404,13 +407,20 @@ async def _leave_as_is(_: Any) -> None:
     """Replaces asyncpg's reset query: only SET LOCAL is used, so there is nothing to reset."""
 
 
-def _raise_if_lost(error: Exception, *, closed: bool) -> None:
+def _raise_if_lost(error: Exception, raw: Any) -> None:
     if isinstance(error, asyncpg.QueryCanceledError):
         raise _unavailable(
             "PostgreSQL ended a slow statement", reason="POSTGRES_TIMEOUT"
         ) from error
-    if isinstance(error, _LOST) or (closed and isinstance(error, asyncpg.InterfaceError)):
+    if isinstance(error, _LOST) or (isinstance(error, asyncpg.InterfaceError) and _closed(raw)):
         raise _unavailable("the connection to PostgreSQL is lost") from error
+
+
+def _closed(raw: Any) -> bool:
+    try:
+        return raw is None or bool(raw.is_closed())
+    except asyncpg.InterfaceError:
+        return True  # asyncpg takes a dead connection away from whoever holds it
 
 
 def _unavailable(message: str, *, reason: str = "POSTGRES_UNAVAILABLE") -> Unavailable:
