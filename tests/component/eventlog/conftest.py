@@ -1,4 +1,4 @@
-"""Several processes in one: each `log()` is an EventLog with a pool and a Redis client of its own."""
+"""Several processes in one: each one an EventLog with its own pool and Redis client."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

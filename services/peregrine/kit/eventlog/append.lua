@@ -1,8 +1,10 @@
 -- Appends entries to the tail of one log, if the caller is its owner and nothing is missing before them.
 --
 -- KEYS  head (hash: epoch, next, opened, instance), tail (list of frames, contiguous up to next - 1)
--- ARGV  epoch, first position, open serial (0 = a plain append), durable position, instance of the
---       server, seconds to live, entries to keep, channel, then one frame per entry
+-- ARGV  epoch, first position, open serial (0 = a plain append), durable position, then one frame
+--       per entry
+-- The loader puts three constants before this text: INSTANCE (which run of the server it is loaded
+-- into), LIVE_SECONDS, KEEP (entries). The channel is the common part of the keys.
 --
 -- An open (serial > 0) says "everything before `first` is durable elsewhere, what follows here is all
 -- that is not": the tail starts again at `first`. Its serial grows with each open of an owner, so that
@@ -20,14 +22,14 @@ if serial > 0 then
     return -3
   end
   redis.call('DEL', KEYS[2])
-  redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'next', ARGV[2], 'opened', ARGV[3], 'instance', ARGV[5])
+  redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'next', ARGV[2], 'opened', ARGV[3], 'instance', INSTANCE)
   next_position = first
 elseif stored < epoch or first > next_position then
   return -2
 end
 
 -- What is already there came with an attempt whose reply was lost: under one epoch a position has one content.
-local from = 9 + (next_position - first)
+local from = 5 + (next_position - first)
 local count = #ARGV
 local length = 0
 if from <= count then
@@ -36,17 +38,16 @@ if from <= count then
   end
   next_position = next_position + count - from + 1
   redis.call('HSET', KEYS[1], 'next', next_position)
-  local keep = tonumber(ARGV[7])
-  if length > keep + 256 then
+  if length > KEEP + 256 then
     -- Only what is durable may go: the rest exists nowhere but here and in the owner's memory.
     local spare = tonumber(ARGV[4]) - (next_position - length) + 1
-    local drop = math.min(length - keep, spare)
+    local drop = math.min(length - KEEP, spare)
     if drop > 0 then
       redis.call('LTRIM', KEYS[2], drop, -1)
     end
   end
-  redis.call('PUBLISH', ARGV[8], table.concat(ARGV, '', from))
+  redis.call('PUBLISH', string.sub(KEYS[1], 1, -6), table.concat(ARGV, '', from))
 end
-redis.call('EXPIRE', KEYS[1], ARGV[6])
-redis.call('EXPIRE', KEYS[2], ARGV[6])
+redis.call('EXPIRE', KEYS[1], LIVE_SECONDS)
+redis.call('EXPIRE', KEYS[2], LIVE_SECONDS)
 return next_position

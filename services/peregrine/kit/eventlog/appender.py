@@ -15,7 +15,7 @@ import structlog
 from peregrine.kit.eventlog import tail as tails
 from peregrine.kit.eventlog.entry import encode
 from peregrine.kit.eventlog.metrics import Metrics
-from peregrine.kit.eventlog.tail import Link, Tail
+from peregrine.kit.eventlog.tail import Append, Link, Tail
 from peregrine.kit.eventlog.writer import TailState, Writer
 
 PROBE_SECONDS = 1.0
@@ -96,15 +96,15 @@ class Appender:
 
     async def _round(self, link: Link) -> None:
         """Sends one pipeline of what there is."""
-        batch: list[tuple[Writer, tuple[Any, ...]]] = []
+        batch: list[tuple[Writer, Append]] = []
         entries = 0
         while self._dirty and entries < _MOST:
             writer = next(iter(self._dirty))
             del self._dirty[writer]
-            args = self._arguments(writer, link)
-            if args is not None:
-                batch.append((writer, args))
-                entries += len(args) - 10
+            append = self._next_append(writer)
+            if append is not None:
+                batch.append((writer, append))
+                entries += len(append.frames)
         if self._dirty:
             self._pending.set()
         if not batch:
@@ -112,19 +112,18 @@ class Appender:
         self._sent_at = time.monotonic()
         done = 0
         try:
-            replies = await link.append([args for _, args in batch])
+            replies = await link.append([append for _, append in batch])
             self._metrics.append_seconds.observe(time.monotonic() - self._sent_at)
-            for (writer, args), reply in zip(batch, replies, strict=True):
-                self._settle(writer, args, reply)
+            for (writer, _), reply in zip(batch, replies, strict=True):
+                self._settle(writer, reply)
                 done += 1
         finally:
             self._sent_at = None
             for writer, _ in batch[done:]:
                 self._dirty[writer] = None
 
-    def _arguments(self, writer: Writer, link: Link) -> tuple[Any, ...] | None:
-        """Keys and arguments of the append script for what Redis does not have; None if nothing
-        may or need be sent."""
+    def _next_append(self, writer: Writer) -> Append | None:
+        """What Redis does not have; None if nothing may or need be sent."""
         if writer.failure is not None or writer.tail is TailState.UNVERIFIED:
             return None
         first, last = writer.acked + 1, writer.last_sequence
@@ -140,23 +139,16 @@ class Appender:
             writer.opens += 1
         elif first > last:
             return None
-        head, tail, channel = tails.keys(writer.address)
-        frames = [encode(entry) for entry in writer.window.slice(first, last)]
-        return (
-            head,
-            tail,
+        return Append(
+            writer.packed_keys,
             writer.epoch,
             first,
             writer.opens if writer.tail is TailState.OPEN else 0,
             writer.durable_sequence,
-            link.instance,
-            tails.LIVE_SECONDS,
-            tails.KEEP,
-            channel,
-            *frames,
+            [encode(entry) for entry in writer.window.slice(first, last)],
         )
 
-    def _settle(self, writer: Writer, args: tuple[Any, ...], reply: Any) -> None:
+    def _settle(self, writer: Writer, reply: Any) -> None:
         if isinstance(reply, Exception):
             # NOSCRIPT (it restarted), OOM, READONLY, LOADING …: this connection is of no use.
             raise reply

@@ -19,6 +19,7 @@ from peregrine.kit.errors import PeregrineError
 from peregrine.kit.eventlog.entry import Address, Entry
 from peregrine.kit.eventlog.failures import Fenced, LogFinished, unavailable
 from peregrine.kit.eventlog.store import Also, Write
+from peregrine.kit.eventlog.tail import pack_keys
 from peregrine.kit.eventlog.window import Window
 
 
@@ -97,6 +98,7 @@ class Writer:
         confirmed: bool,
     ) -> None:
         self.address = address
+        self.packed_keys = pack_keys(address)
         self.epoch = epoch
         self.lost = asyncio.Event()
         self.failure: PeregrineError | None = None
