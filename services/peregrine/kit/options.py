@@ -25,6 +25,7 @@ _BOTH: Options = [
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
 ]
 
 

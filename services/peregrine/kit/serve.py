@@ -142,7 +142,8 @@ class Server:
         try:
             if self._readiness is not None:
                 self._readiness.cancel()
-                await asyncio.wait([self._readiness])
+                # What it raised is for whoever waits in `serving`.
+                await asyncio.gather(self._readiness, return_exceptions=True)
             await self._health.enter_graceful_shutdown()
             log.info("not_serving")
             await asyncio.sleep(self.settings.endpoint_grace_seconds)

@@ -1,7 +1,7 @@
 """The echo service as a process: `python -m tests.component.kit.echo_process`.
 
-`Say("wait")` answers once the server is draining; ECHO_BUILD=hang never finishes building,
-ECHO_BUILD=refuse is refused, ECHO_READY=fail breaks when asked whether it is ready.
+`Say("wait")` answers once the server is draining, `Say("hang")` never. ECHO_BUILD and ECHO_READY
+make building and getting ready hang or fail.
 """
 
 import asyncio
@@ -44,6 +44,9 @@ async def build(environ: Mapping[str, str]) -> AsyncIterator[serve.Server]:
     async def ready() -> None:
         if settings.ready == "fail":
             raise RuntimeError("broken")
+        if settings.ready == "hang":
+            log.info("not ready")
+            await forever()
 
     async def drain() -> None:
         draining.set()

@@ -126,6 +126,14 @@ async def test_a_signal_during_a_start_that_hangs_ends_it() -> None:
         assert await process.exit() == 0
 
 
+async def test_a_signal_before_the_backends_answered_stops_in_order() -> None:
+    async with started(ECHO_READY="hang") as process:
+        await process.until("not ready")
+        process.signal(signal.SIGTERM)
+        assert await process.exit() == 0
+    assert process.events[-3:] == ["not_serving", "stopped", "closed"]
+
+
 async def test_wrong_settings_are_all_said_and_the_exit_is_2() -> None:
     async with started(PEREGRINE_DRAIN_SECONDS="soon", PEREGRINE_METRICS_PORT="-1") as process:
         assert await process.exit() == 2
