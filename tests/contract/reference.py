@@ -1,12 +1,14 @@
-"""The reference pages, made from what they describe: the protos' comments and the settings' help.
+"""The reference pages, made from what they describe: the protos and the source.
 
     python -m tests.contract.reference
 
-writes `docs/api.md` and `docs/settings.md`; a test compares the committed ones with what it makes.
+writes `docs/api.md`, `docs/settings.md` and `docs/metrics.md`; a test compares the committed pages
+with what it makes.
 """
 
 import ast
 import importlib
+import itertools
 import re
 import tempfile
 from collections.abc import Iterator
@@ -14,11 +16,12 @@ from pathlib import Path
 
 from peregrine.kit import settings
 from peregrine.kit.settings import Row
+from tests.contract import metric_rules
 from tests.contract.completeness import NOT_BUILT_YET
 from tests.contract.protos import Contract, Rpc, compiled
 from tests.contract.repository import PROTOS, ROOT, dotted, product
 
-API, SETTINGS = ROOT / "docs" / "api.md", ROOT / "docs" / "settings.md"
+API, SETTINGS, METRICS = (ROOT / "docs" / name for name in ("api.md", "settings.md", "metrics.md"))
 MADE = "<!-- Made by `python -m tests.contract.reference`; edit the source instead. -->"
 
 ABOUT_API = """\
@@ -30,6 +33,10 @@ ABOUT_SETTINGS = """\
 Variables are read once, at the start; a service that finds any of them wrong names all that are,
 and exits with 2. An empty variable counts as unset. Each service is a process of its own, so the
 same name may have another default in another service."""
+ABOUT_METRICS = """\
+In Prometheus format on the port that `PEREGRINE_METRICS_PORT` names, for each process its own.
+Label sets exist from the moment an agent or tool is applied, so no load is a present 0. Times are
+seconds, sizes bytes."""
 
 # What services have in common is told once, and first.
 SHARED = {
@@ -86,6 +93,24 @@ def settings_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def metrics_page() -> str:
+    parts = ["# Metrics", MADE, ABOUT_METRICS]
+    metrics = sorted(
+        metric_rules.declared(product()), key=lambda metric: (metric.unit, metric.name)
+    )
+    for unit, group in itertools.groupby(metrics, key=lambda metric: metric.unit):
+        lines = ["| metric | kind | labels | what |", "|---|---|---|---|"]
+        for metric in group:
+            labels = ", ".join(f"`{label}`" for label in metric.labels)
+            what = metric.help.rstrip(".")
+            lines.append(f"| `{metric.name}` | {metric.kind.lower()} | {labels} | {what} |")
+        parts += [
+            f"## {'Shared' if unit == 'kit' else _title(f'peregrine.{unit}')}",
+            "\n".join(lines),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
 def _call(rpc: Rpc) -> str:
     stream = " (a stream)" if rpc.server_streaming else ""
     missing = ", *not built yet*" if rpc.short in NOT_BUILT_YET else ""
@@ -130,6 +155,7 @@ def pages() -> Iterator[tuple[Path, str]]:
     with tempfile.TemporaryDirectory() as scratch:
         yield API, api_page(compiled(PROTOS, Path(scratch)))
     yield SETTINGS, settings_page()
+    yield METRICS, metrics_page()
 
 
 if __name__ == "__main__":
