@@ -15,6 +15,7 @@ from typing import Any
 from peregrine.tools.definition import (
     Arguments,
     Effect,
+    OutcomeUnknown,
     Output,
     Result,
     ToolContext,
@@ -120,6 +121,23 @@ async def rendezvous(arguments: Arguments, context: ToolContext) -> str:
 async def record_write(arguments: Arguments, context: ToolContext) -> str:
     _leave_line(f"{context.idempotency_key} {arguments['text']}")
     return "written"
+
+
+@tool(
+    name="slow_write",
+    description="Changes something, slowly.",
+    parameters=_SECONDS,
+    effect=Effect.WRITE,
+    timeout=0.2,
+)
+async def slow_write(arguments: Arguments, context: ToolContext) -> str:
+    await asyncio.sleep(arguments["seconds"])
+    return "written"
+
+
+@tool(name="lost_write", description="Loses track.", parameters={}, effect=Effect.WRITE)
+async def lost_write(arguments: Arguments, context: ToolContext) -> str:
+    raise OutcomeUnknown
 
 
 @tool(name="fail", description="Cannot do it.", parameters={}, effect=Effect.READ)

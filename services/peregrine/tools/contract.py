@@ -29,13 +29,14 @@ _CHANGES = {
     ChangeClass.NEVER: tools_pb2.CHANGE_CLASS_NEVER,
 }
 _SCOPES = {Scope.TENANT: common_pb2.SCOPE_TENANT, Scope.USER: common_pb2.SCOPE_USER}
-# Failures that are not FAILED_PRECONDITION-like: what a program would make of them.
+# The canonical codes of our own reasons; a tool's own are FAILED_PRECONDITION.
 _CODES: Mapping[str, grpc.StatusCode] = {
     "TOOL_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "ARGUMENTS_INVALID": grpc.StatusCode.INVALID_ARGUMENT,
     "TOOL_TIMEOUT": grpc.StatusCode.DEADLINE_EXCEEDED,
     "TOOLS_OVERLOADED": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "TOOL_FAILED": grpc.StatusCode.INTERNAL,
+    "TOOL_OUTCOME_UNKNOWN": grpc.StatusCode.UNKNOWN,
 }
 
 
@@ -75,7 +76,9 @@ def result(outcome: Outcome, *, retry_after: float | None = None) -> tools_pb2.T
     if outcome.data:
         message.structured_content.utf8 = outcome.data
     if outcome.reason:
-        message.status = tools_pb2.TOOL_STATUS_FAILED
+        message.status = (
+            tools_pb2.TOOL_STATUS_IN_DOUBT if outcome.in_doubt else tools_pb2.TOOL_STATUS_FAILED
+        )
         code = _CODES.get(outcome.reason, grpc.StatusCode.FAILED_PRECONDITION)
         message.error.code = code.value[0]
         message.error.reason = outcome.reason

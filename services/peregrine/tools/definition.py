@@ -14,7 +14,8 @@ A tool is a function with a declaration beside it:
 An async function runs on the event loop and must not block it; a plain function may block, and runs
 in a thread of its own. The arguments have passed the schema. What it returns is shown to the model:
 text, an `Output` of text and data, or data alone. To fail, it raises `ToolFailure` with words for
-the model; any other exception is our fault, and the model hears no details.
+the model; any other exception is our fault, and the model hears no details. A WRITE that cannot
+tell whether it happened raises `OutcomeUnknown`.
 
 Nothing here knows gRPC; `contract` turns a definition into the message that lists it.
 """
@@ -81,6 +82,10 @@ class ToolFailure(Exception):
         super().__init__(message)
         self.message = message
         self.reason = reason
+
+
+class OutcomeUnknown(Exception):
+    """The change may or may not have happened (say, the answer to a request was lost)."""
 
 
 @dataclass(frozen=True, slots=True)

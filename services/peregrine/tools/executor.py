@@ -4,7 +4,9 @@ Each execution is a task of its own (an async tool) or a thread of its own (a bl
 the call that asked for it only watches: it takes the result, or at the deadline gives up, cancels
 and answers TOOL_TIMEOUT at once, whatever the tool does about it. A tool that goes on nevertheless
 keeps its place in its own lane until it ends, but no slot of the worker: it can use up the places
-of its own tool only. A tool's exception, exit or endless output becomes a failed result.
+of its own tool only. A tool's exception, exit or endless output becomes a failed result. A WRITE
+that did not finish in time may have happened or not: its outcome is in doubt, unless it may be
+repeated.
 
 What the model is told of an unforeseen exception is an id. The log has the type of the exception
 and where it was raised under the same id, and not its message, which may hold what the tool was
@@ -29,7 +31,14 @@ from peregrine.kit.errors import InvalidArgument, ResourceExhausted
 from peregrine.tools import output
 from peregrine.tools.admission import Admission, Overloaded
 from peregrine.tools.arguments import ArgumentsInvalid
-from peregrine.tools.definition import Effect, RecordMetric, Result, ToolContext, ToolFailure
+from peregrine.tools.definition import (
+    Effect,
+    OutcomeUnknown,
+    RecordMetric,
+    Result,
+    ToolContext,
+    ToolFailure,
+)
 from peregrine.tools.output import NotShowable, Shown
 from peregrine.tools.registry import Registered, Registry
 
@@ -57,12 +66,16 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a call ended. `reason` is empty when it succeeded; then `text` is the result."""
+    """How a call ended. `reason` is empty when it succeeded; then `text` is the result.
+
+    `in_doubt`: a change that may have happened or not.
+    """
 
     call: Call
     text: str
     data: bytes = b""
     reason: str = ""
+    in_doubt: bool = False
     queue_seconds: float = 0.0
     execution_seconds: float = 0.0
 
@@ -71,6 +84,7 @@ class Outcome:
 class _Failed:
     reason: str
     words: str
+    in_doubt: bool = False
 
 
 class Executor:
@@ -139,20 +153,24 @@ class Executor:
             limits.append(call.timeout)
         if deadline is not None:
             limits.append(deadline - started)
-        answer = await self._run(tool, call, arguments, who, timeout=max(min(limits), 0.0))
+        answer = await self._run(tool, call, arguments, who, timeout=min(limits))
         execution_seconds = time.monotonic() - started
         meters.wait.observe(queue_seconds)
         stats.executed(queue_seconds=queue_seconds, execution_seconds=execution_seconds)
         if isinstance(answer, Shown):
-            text, data, reason = answer.text, answer.data, ""
-        else:
-            stats.errors += 1
-            text, data, reason = answer.words, b"", answer.reason
+            return Outcome(
+                call=call,
+                text=answer.text,
+                data=answer.data,
+                queue_seconds=queue_seconds,
+                execution_seconds=execution_seconds,
+            )
+        stats.errors += 1
         return Outcome(
             call=call,
-            text=text,
-            data=data,
-            reason=reason,
+            text=answer.words,
+            reason=answer.reason,
+            in_doubt=answer.in_doubt,
             queue_seconds=queue_seconds,
             execution_seconds=execution_seconds,
         )
@@ -173,6 +191,9 @@ class Executor:
         *,
         timeout: float,
     ) -> Shown | _Failed:
+        if timeout <= 0:
+            self._admission.leave(tool.lane)
+            return _Failed("TOOL_TIMEOUT", f"No time was left for the tool {call.tool}.")
         meters = tool.meters
         meters.started.inc()
         meters.inflight.inc()
@@ -193,7 +214,9 @@ class Executor:
             if execution.done():
                 return _taken(tool, execution)
             return _Failed(
-                "TOOL_TIMEOUT", f"The tool {call.tool} did not finish within {timeout:.3g} s."
+                "TOOL_TIMEOUT",
+                f"The tool {call.tool} did not finish within {timeout:.3g} s.",
+                in_doubt=_may_have_changed_something(tool),
             )
         finally:
             seconds = time.monotonic() - started
@@ -229,6 +252,10 @@ class Executor:
         known = ", ".join(names[:_NAMES_SHOWN]) or "none"
         more = ", …" if len(names) > _NAMES_SHOWN else ""
         return f"There is no tool named {name[:64]!r}. There are: {known}{more}."
+
+
+def _may_have_changed_something(tool: Registered) -> bool:
+    return tool.definition.effect is Effect.WRITE and not tool.definition.idempotent
 
 
 def _taken(tool: Registered, execution: "asyncio.Future[Shown | _Failed]") -> Shown | _Failed:
@@ -284,6 +311,12 @@ def _failure(tool: Registered, error: BaseException) -> _Failed:
     if isinstance(error, ToolFailure):
         return _Failed(error.reason, error.message)
     name = tool.definition.name
+    if isinstance(error, OutcomeUnknown):
+        return _Failed(
+            "TOOL_OUTCOME_UNKNOWN",
+            f"Whether {name} did what it was asked to is not known.",
+            in_doubt=_may_have_changed_something(tool),
+        )
     error_id = secrets.token_hex(6)
     frames = traceback.extract_tb(error.__traceback__)[-_FRAMES:]
     log.warning(

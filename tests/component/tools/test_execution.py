@@ -150,11 +150,6 @@ async def test_a_call_may_shorten_the_timeout_of_its_tool(worker: Worker) -> Non
     assert answer.result.execution_time.ToMilliseconds() >= 50
 
 
-async def test_the_result_comes_before_the_callers_deadline(worker: Worker) -> None:
-    result = await worker.execute("sleep", {"seconds": 60}, timeout=0.5)
-    assert result.error.reason == "TOOL_TIMEOUT"
-
-
 async def test_cancelling_the_call_cancels_the_tool(worker: Worker) -> None:
     request = tools_pb2.ExecuteToolRequest(call=call("sleep", {"seconds": 60}, call_id="long"))
     running = worker.stub.ExecuteTool(request, timeout=60)
@@ -237,6 +232,21 @@ async def test_a_bad_call_is_refused_with_a_reason(
 async def test_a_write_runs_with_its_key(worker: Worker, tmp_path: Path) -> None:
     await worker.execute("record_write", {"text": "x"}, idempotency_key="k1")
     assert tools_module.executions(tmp_path / "executions") == ["k1 x"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "expected"),
+    [
+        ("slow_write", {"seconds": 60}, "TOOL_TIMEOUT"),
+        ("lost_write", {}, "TOOL_OUTCOME_UNKNOWN"),
+    ],
+)
+async def test_a_write_that_may_have_happened_is_in_doubt(
+    worker: Worker, tool: str, arguments: dict[str, float], expected: str
+) -> None:
+    result = await worker.execute(tool, arguments, idempotency_key="k")
+    assert result.status == tools_pb2.TOOL_STATUS_IN_DOUBT
+    assert result.error.reason == expected
 
 
 async def test_more_work_than_fits_in_the_time_is_refused_with_a_delay(worker: Worker) -> None:
