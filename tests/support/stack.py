@@ -142,15 +142,24 @@ async def neighbours(
 
 @asynccontextmanager
 async def in_process(
-    *, dsn: str, redis_url: str, orchestrators: int = 1, **options: object
+    *,
+    dsn: str,
+    redis_url: str,
+    orchestrators: int = 1,
+    orchestrator_dsn: str = "",
+    **options: object,
 ) -> AsyncIterator[Stack]:
-    """Everything on this loop, with the agent `assistant` applied."""
+    """Everything on this loop, with the agent `assistant` applied.
+
+    With `orchestrator_dsn` the orchestrators reach PostgreSQL by another way than the others.
+    """
     async with contextlib.AsyncExitStack() as stack:
         found = await stack.enter_async_context(
             neighbours(dsn=dsn, redis_url=redis_url, **options)  # type: ignore[arg-type]
         )
         for _ in range(orchestrators):
-            settings = load(orchestrator.Settings, found.environ)
+            environ = found.environ | {"PEREGRINE_POSTGRES_DSN": orchestrator_dsn or dsn}
+            settings = load(orchestrator.Settings, environ)
             server = await stack.enter_async_context(orchestrator.build(settings))
             await stack.enter_async_context(_running(server))
             found.orchestrators.append(

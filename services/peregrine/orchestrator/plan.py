@@ -86,8 +86,6 @@ def check(agent: pb.Agent) -> None:
         wrong.append(("spec.temperature", "0.0-1.0"))
     if spec.context.strategy not in _STRATEGIES:
         wrong.append(("spec.context.strategy", "only RECENT is served by this version"))
-    if spec.cache not in (pb.CACHE_MODE_UNSPECIFIED, pb.CACHE_MODE_OFF):
-        wrong.append(("spec.cache", "only OFF is served by this version"))
     if spec.approvals:
         wrong.append(("spec.approvals", "approvals are not served by this version; leave them out"))
     if wrong:
