@@ -6,7 +6,8 @@
 
 A script is a list of event payloads; a `Gate` in it holds the run there until the test opens it, a
 float waits (for looking at the screen by hand). `fake.cuts` says after how many events the next
-streams are cut; `run.truncate` replaces the end of a log as a take-over does.
+streams are cut (`fake.silent`: without a reason); `run.truncate` replaces the end of a log as a
+take-over does.
 """
 
 import asyncio
@@ -212,6 +213,7 @@ class FakeOrchestrator(pb_grpc.OrchestratorServiceServicer, pb_grpc.AgentService
         self.target = ""
         self.script: Script = [started(), step(1), text(1, "hello"), finished("hello")]
         self.cuts: list[int] = []
+        self.silent = False
         self.runs: dict[str, FakeRun] = {}
         self.agents: dict[str, pb.Agent] = {}
         self.calls: list[str] = []
@@ -257,6 +259,10 @@ class FakeOrchestrator(pb_grpc.OrchestratorServiceServicer, pb_grpc.AgentService
         if self.refuse is not None:
             raise self.refuse
 
+    def _gone(self) -> Unavailable:
+        # As a refused connection looks to the client, or as a service that says why.
+        return Unavailable("going away", reason="UNAVAILABLE" if self.silent else "DRAINING")
+
     def _known(self, run_id: str) -> FakeRun:
         if run_id not in self.runs:
             raise NotFound(f"there is no run {run_id}", reason="RUN_NOT_FOUND")
@@ -267,13 +273,13 @@ class FakeOrchestrator(pb_grpc.OrchestratorServiceServicer, pb_grpc.AgentService
     ) -> AsyncIterator[list[pb.RunEvent]]:
         left = self.cuts.pop(0) if self.cuts else None
         if left == 0:
-            raise Unavailable("going away", reason="DRAINING")
+            raise self._gone()
         async for batch in run.read(after, after_epoch):
             yield batch[:left]
             if left is not None:
                 left -= len(batch[:left])
                 if left == 0:
-                    raise Unavailable("going away", reason="DRAINING")
+                    raise self._gone()
 
     async def Chat(self, request: pb.ChatRequest, context: Any) -> AsyncIterator[pb.ChatResponse]:
         self._note("Chat")

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from types import TracebackType
 
@@ -52,8 +52,8 @@ def run(
 
 async def watch(run_id: str, *, after: int, as_json: bool, waterfall: bool) -> int:
     """The command `peregrine watch`."""
-    async with session.orchestrator() as client:
-        view = _view(as_json=as_json, waterfall=waterfall)
+    view = _view(as_json=as_json, waterfall=waterfall)
+    async with session.orchestrator(on_lost=_on_lost(view)) as client:
         try:
             await _show(client.watch_run(run_id, after), view)
         except PeregrineError as error:
@@ -65,8 +65,8 @@ async def watch(run_id: str, *, after: int, as_json: bool, waterfall: bool) -> i
 async def _say(
     message: str, *, agent: str, conversation_id: str | None, as_json: bool, waterfall: bool
 ) -> int:
-    async with session.orchestrator() as client:
-        view = _view(as_json=as_json, waterfall=waterfall)
+    view = _view(as_json=as_json, waterfall=waterfall)
+    async with session.orchestrator(on_lost=_on_lost(view)) as client:
         await _turn(client, client.chat(agent, message, conversation_id), view)
     return _code(view.transcript)
 
@@ -131,6 +131,20 @@ def _view(*, as_json: bool, waterfall: bool) -> Screen | _Json:
     console = session.console()
     live = console.is_terminal and not console.is_dumb_terminal
     return Screen(console, live=live, chart=waterfall)
+
+
+def _on_lost(view: Screen | _Json) -> Callable[[PeregrineError], None]:
+    """Says once for each position that the connection is gone and being made again."""
+    told = 0
+
+    def lost(error: PeregrineError) -> None:
+        nonlocal told
+        position = view.transcript.last_sequence
+        if position > told:
+            told = position
+            view.note("! the connection was lost; reading on …")
+
+    return lost
 
 
 def _code(transcript: Transcript) -> int:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 import typer
 from rich.console import Console
 
-from peregrine.client import CacheClient, MemoryClient, PeregrineClient, ToolsClient
+from peregrine.client import CacheClient, MemoryClient, Patience, PeregrineClient, ToolsClient
 from peregrine.kit import telemetry
 from peregrine.kit.errors import DeadlineExceeded, PeregrineError, Unavailable
 from peregrine.kit.settings import SettingsError, load, setting
@@ -21,6 +21,7 @@ USAGE = 2
 UNREACHABLE = 3
 INTERRUPTED = 130
 
+PATIENCE = Patience()
 _CALL_SECONDS = 15.0
 _TOOL_SECONDS = 320.0
 # No service wrote the reason: the call never got there, or no answer came back.
@@ -105,9 +106,16 @@ def is_silence(error: PeregrineError) -> bool:
     return isinstance(error, Unavailable | DeadlineExceeded) and error.reason in _SILENCE
 
 
-def orchestrator() -> AbstractAsyncContextManager[PeregrineClient]:
+def orchestrator(
+    *, on_lost: Callable[[PeregrineError], None] | None = None
+) -> AbstractAsyncContextManager[PeregrineClient]:
+    """`on_lost` is told each time a run that is being read has to be read on elsewhere."""
     target = load(Targets, os.environ).orchestrator
-    return _reaching(PeregrineClient(target, connections=1, timeout=_CALL_SECONDS))
+    return _reaching(
+        PeregrineClient(
+            target, connections=1, timeout=_CALL_SECONDS, patience=PATIENCE, on_lost=on_lost
+        )
+    )
 
 
 def memory() -> AbstractAsyncContextManager[MemoryClient]:

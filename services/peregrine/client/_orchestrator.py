@@ -1,6 +1,6 @@
 """Runs and agents: the client of the orchestrator."""
 
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 from peregrine.api.common.v1 import common_pb2
@@ -10,6 +10,7 @@ from peregrine.client._connection import ServiceClient, new_request_id, unary_me
 from peregrine.client._reading import Cursor, Patience, read
 from peregrine.kit.channel import ChannelPool
 from peregrine.kit.context import Identity
+from peregrine.kit.errors import PeregrineError
 
 # A run lasts an hour at most; a stream of its events a little longer.
 _STREAM_SECONDS = 3700.0
@@ -24,6 +25,7 @@ class PeregrineClient(ServiceClient):
       timeout: seconds that a call other than a stream of events may take.
       identity: whom the calls are for, where the service is told so by its caller.
       patience: how hard `chat` and `watch_run` try to read on after a lost connection.
+      on_lost: told why, each time they are about to try again.
     """
 
     name: ClassVar[str] = "orchestrator"
@@ -36,9 +38,11 @@ class PeregrineClient(ServiceClient):
         timeout: float = 30.0,
         identity: Identity | None = None,
         patience: Patience | None = None,
+        on_lost: Callable[[PeregrineError], None] | None = None,
     ) -> None:
         super().__init__(target, connections=connections, timeout=timeout, identity=identity)
         self._patience = patience or Patience()
+        self._on_lost = on_lost
 
     def _bind(self, pool: ChannelPool) -> None:
         self._runs = pb_grpc.OrchestratorServiceStub(pool)
@@ -98,7 +102,7 @@ class PeregrineClient(ServiceClient):
             with self._as_identity():
                 return self._runs.Chat(pb.ChatRequest(input=request), timeout=_STREAM_SECONDS)
 
-        events = read(open_stream, cursor=Cursor(), patience=self._patience)
+        events = self._read(open_stream, Cursor())
         try:
             async for event in events:
                 if event.HasField("run_started"):
@@ -120,14 +124,17 @@ class PeregrineClient(ServiceClient):
           NotFound: RUN_NOT_FOUND. OutOfRange: EVENTS_COMPACTED.
         """
         cursor = Cursor(after_sequence, after_epoch)
-        events = read(
-            lambda cursor: self._watch(run_id, cursor), cursor=cursor, patience=self._patience
-        )
+        events = self._read(lambda cursor: self._watch(run_id, cursor), cursor)
         try:
             async for event in events:
                 yield event
         finally:
             await events.aclose()
+
+    def _read(
+        self, open_stream: Callable[[Cursor], Any], cursor: Cursor
+    ) -> AsyncGenerator[pb.RunEvent, None]:
+        return read(open_stream, cursor=cursor, patience=self._patience, on_lost=self._on_lost)
 
     def _watch(self, run_id: str, cursor: Cursor) -> Any:
         request = pb.WatchRunRequest(run_id=run_id, after_sequence=cursor.sequence)

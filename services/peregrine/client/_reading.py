@@ -37,7 +37,7 @@ class Patience:
     def delay(self, failures: int, asked: float | None) -> float:
         """Seconds before the next attempt; at least what the server asked for, within 10 s."""
         ceiling = min(self.first_delay * 2 ** (failures - 1), self.max_delay)
-        jittered = random.uniform(ceiling / 2, ceiling)  # noqa: S311 - not a secret
+        jittered = random.uniform(ceiling / 2, ceiling)
         return max(jittered, min(asked or 0.0, 10.0))
 
 
@@ -71,12 +71,17 @@ class Cursor:
 
 
 async def read(
-    open_stream: Callable[[Cursor], Any], *, cursor: Cursor, patience: Patience
+    open_stream: Callable[[Cursor], Any],
+    *,
+    cursor: Cursor,
+    patience: Patience,
+    on_lost: Callable[[PeregrineError], None] | None = None,
 ) -> AsyncGenerator[pb.RunEvent, None]:
     """Events after the cursor, to the terminal one.
 
     Args:
       open_stream: starts the call that reads on after the cursor.
+      on_lost: told why, each time before another attempt is made.
 
     Raises:
       PeregrineError: what the service said; Unavailable when it stayed away.
@@ -108,4 +113,6 @@ async def read(
         left = context.deadline_remaining()
         if not again or failures >= allowed or (left is not None and left <= delay):
             raise failure
+        if on_lost is not None:
+            on_lost(failure)
         await asyncio.sleep(delay)
