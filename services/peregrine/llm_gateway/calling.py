@@ -4,6 +4,9 @@ An attempt is one call to the provider. What fails before any content was handed
 while the run's retry budget lasts, then with the caller's fallback models; `retrying` events say
 so. After content, an error ends the log: text that was shown is not taken back here.
 
+`started` is said once, when the provider has first accepted the call; if the call is made again
+after that, `retrying` names the model.
+
 The times of the terminal event are measured on the attempt that succeeded; what earlier attempts
 and the waits between them took is in `queue_ms`, the time before the right call was made.
 """
@@ -12,6 +15,7 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import structlog
@@ -37,7 +41,7 @@ class Limits:
     """Seconds.
 
     generation: longest generation when the caller set no deadline.
-    idle: longest silence of the provider within an answer, and before it.
+    idle: longest silence of the provider within an answer, and before it, give or take 5 %.
     wait: longest wait before a retry; a longer one is left to the caller.
     """
 
@@ -82,6 +86,7 @@ class Call:
         try:
             await self._attempts(generation)
         except PeregrineError as error:
+            log.info("generation_failed", reason=error.reason, **error.metadata)
             generation.fail(error)
         finally:
             metrics.inflight.dec()
@@ -131,12 +136,19 @@ class Call:
         sent = time.monotonic()
         self._working += sent - began
         first = 0.0
+        # The alarm is set anew at every 20th of its time only: it is dear beside the rest.
+        patience = 0.0
         try:
             async with asyncio.timeout_at(self._silence(sent)) as silence:
-                async with self._provider.stream(content, deadline=self._deadline) as stream:
-                    async for events in stream.batches():
+                async with (
+                    self._provider.stream(content, deadline=self._deadline) as stream,
+                    aclosing(stream.batches()) as batches,
+                ):
+                    async for events in batches:
                         now = time.monotonic()
-                        silence.reschedule(self._silence(now))
+                        if now >= patience and not generation.ended:
+                            patience = now + self._limits.idle / 20
+                            silence.reschedule(self._silence(patience))
                         made = [said for each in events if (said := answer.feed(each)) is not None]
                         if answer.has_content and not first:
                             first = now
@@ -199,7 +211,8 @@ class Call:
         generation.append((pb.GenerationEvent(retrying=retrying_event),))
 
     def _count(self, model: str, status: str, answer: Translation) -> None:
-        label = self._metrics.model(model)
+        # A name that no model has is not worth a label.
+        label = "other" if status == "MODEL_NOT_FOUND" else self._metrics.model(model)
         self._metrics.requests.labels(label, status).inc()
         if answer.broken_arguments:
             self._metrics.broken_arguments.inc(answer.broken_arguments)

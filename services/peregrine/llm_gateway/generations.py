@@ -2,7 +2,8 @@
 
 A generation is an append-only list of events, positions 1, 2, 3 …, exactly one terminal event. One
 task writes it; every reader is a cursor. Events that were appended together leave together, and a
-reader that fell behind gets all it missed in one go, so nothing waits for a timer.
+reader that fell behind gets all it missed in one go, so nothing waits for a timer. Events are kept
+encoded: a text delta takes 0.9 KB as a message object and 0.08 KB as bytes.
 
 The task belongs to the readers: when the last one leaves before the end, the generation is ended,
 and with it the request to the provider. Finished logs are kept a short while for late readers,
@@ -10,11 +11,12 @@ bounded in number and bytes; the oldest go first.
 """
 
 import asyncio
+import bisect
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from typing import TypeAlias
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import TypeAlias, TypeVar
 
 import structlog
 from google.protobuf import timestamp_pb2
@@ -35,8 +37,12 @@ log = structlog.get_logger(__name__)
 
 # How long `cancel` waits for the task to end; it only has to send one frame or close a socket.
 CANCEL_SECONDS = 1.0
-# Events of one message at most, so that a replay stays well below the message limit.
-MAX_EVENTS_PER_READ = 512
+# What a replay puts into one message, so that it stays well below the message limit.
+READ_BYTES = 1024 * 1024
+# What a chunk takes beside its bytes.
+_CHUNK_OVERHEAD = 128
+
+Response = TypeVar("Response", pb.GenerateResponse, pb.WatchGenerationResponse)
 
 
 class Generation:
@@ -53,15 +59,15 @@ class Generation:
         self.bytes = 0
         self.readers = 0
         self._max_bytes = max_bytes
-        self._events: list[pb.GenerationEvent] = []
+        # What was appended together, encoded as the events of a response, and the last position
+        # of each such chunk.
+        self._chunks: list[bytes] = []
+        self._ends: list[int] = []
+        self._length = 0
         self._waiting: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
 
-    @property
-    def length(self) -> int:
-        return len(self._events)
-
-    def append(self, events: Iterable[pb.GenerationEvent]) -> None:
+    def append(self, events: Sequence[pb.GenerationEvent]) -> None:
         """Adds events, giving them positions and the time, and wakes the readers.
 
         `finished` ends the log; it comes with the last events, so that they travel together.
@@ -78,45 +84,59 @@ class Generation:
     def fail(self, error: PeregrineError) -> None:
         """Ends the log with an error."""
         self.failure = error
-        self.ended = True
         failed = pb.GenerationFailed(error=to_error(error), usage=self.usage)
         self._add((pb.GenerationEvent(failed=failed),))
 
-    def _add(self, events: Iterable[pb.GenerationEvent]) -> None:
+    def _add(self, events: Sequence[pb.GenerationEvent]) -> None:
         now = time.time_ns()
         created = timestamp_pb2.Timestamp(seconds=now // 10**9, nanos=now % 10**9)
         for event in events:
-            self._events.append(event)
-            if event.HasField("finished"):
-                self.ended = True
-            event.sequence = len(self._events)
+            self._length += 1
+            event.sequence = self._length
             event.create_time.CopyFrom(created)
-            self.bytes += event.ByteSize()
+            if event.HasField("finished") or event.HasField("failed"):
+                self.ended = True
+        chunk = pb.GenerateResponse(events=events).SerializeToString()
+        self._chunks.append(chunk)
+        self._ends.append(self._length)
+        self.bytes += len(chunk) + _CHUNK_OVERHEAD
         waiting, self._waiting = self._waiting, []
         for reader in waiting:
             if not reader.done():
                 reader.set_result(None)
 
-    async def follow(self, after: int) -> AsyncIterator[Sequence[pb.GenerationEvent]]:
-        """The events after position `after`, as they come, to the end of the log.
+    async def follow(self, after: int, response: type[Response]) -> AsyncIterator[Response]:
+        """The events after position `after`, in responses, as they come, to the end of the log.
 
         Raises:
           OutOfRange: EVENTS_COMPACTED, when the position is beyond the log's end.
         """
-        if after > len(self._events):
+        if after > self._length:
             raise OutOfRange(
                 f"generation {self.id} has no position {after}", reason="EVENTS_COMPACTED"
             )
         while True:
-            while after < len(self._events):
-                events = self._events[after : after + MAX_EVENTS_PER_READ]
-                after += len(events)
-                yield events
+            while after < self._length:
+                made, after = self._read(after, response)
+                yield made
             if self.ended:
                 return
             woken = asyncio.get_running_loop().create_future()
             self._waiting.append(woken)
             await woken
+
+    def _read(self, after: int, response: type[Response]) -> tuple[Response, int]:
+        """A response of what follows `after`, and the position up to which it goes."""
+        first = at = bisect.bisect_right(self._ends, after)
+        size = 0
+        while at < len(self._chunks) and size < READ_BYTES:
+            size += len(self._chunks[at])
+            at += 1
+        # Both kinds of response are the same bytes: their events are field 1.
+        made = response.FromString(b"".join(self._chunks[first:at]))
+        if skipped := after - (self._ends[first - 1] if first else 0):
+            del made.events[:skipped]
+        return made, self._ends[at - 1]
 
     def start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         self._task = asyncio.create_task(work, name=f"generation {self.id}")

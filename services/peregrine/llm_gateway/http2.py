@@ -1,8 +1,9 @@
 """One HTTP/2 connection to the provider: `h2` for the protocol, an asyncio.Protocol for the bytes.
 
 The client that comes with `httpx2` (httpcore2 2.16) speaks HTTP/2 well enough for short requests,
-and not for this job. Closing a response sends no RST_STREAM, so the provider goes on generating and
-the bytes that nobody reads use up the connection's window. A read timeout of one request fails all
+and not for this job. Closing a response sends no RST_STREAM: tried against the simulator, the
+provider went on to the end of its answer, and the bytes that nobody reads use up the connection's
+window. A read timeout of one request fails all
 others of its connection. A task that is cancelled while it writes can lose a frame that other
 streams depend on. And its locks and generators cost about as much CPU per event as everything else
 in this service. Here:

@@ -16,7 +16,8 @@ either. Its retries are off: the run's budget is spent in one place, `calling`.
 """
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, cast
@@ -144,15 +145,16 @@ class Stream:
         if self._response is not None:
             await self._response.aclose()
 
-    async def batches(self) -> AsyncIterator[list[dict[str, Any]]]:
+    async def batches(self) -> AsyncGenerator[list[dict[str, Any]], None]:
         """The provider's events; those that one read of the network completed come together."""
         if self._response is None:
             raise RuntimeError("the stream is not open")
         decoder = sse.Decoder()
         try:
-            async for chunk in self._response.aiter_bytes():
-                if events := decoder.feed(chunk):
-                    yield events
+            async with aclosing(self._response.aiter_bytes()) as chunks:
+                async for chunk in chunks:
+                    if events := decoder.feed(chunk):
+                        yield events
         except TransportError as error:
             raise _unreachable(type(error).__name__) from error
         except sse.NotEvents as error:

@@ -22,6 +22,7 @@ from peregrine.llm_gateway.translation import is_object
 MAX_MESSAGES = 10_000
 MAX_FALLBACK_MODELS = 8
 MAX_TOOLS = 1_000
+MAX_MODEL_NAME = 200
 MAX_JSON_BYTES = 5 * 1024 * 1024
 DEFAULT_OUTPUT_TOKENS = 4096
 
@@ -79,11 +80,11 @@ def encode(body: Body, model: str) -> bytes:
 
 
 def check_fallbacks(models: Sequence[str]) -> None:
-    """Raises InvalidArgument: REQUEST_INVALID, for too many models or one without a name."""
+    """Raises InvalidArgument: REQUEST_INVALID, for too many models or a name that is none."""
     if len(models) > MAX_FALLBACK_MODELS:
         _refuse([("fallback_models", f"are more than {MAX_FALLBACK_MODELS}")])
-    if not all(models):
-        _refuse([("fallback_models", "hold an empty name")])
+    if not all(1 <= len(model) <= MAX_MODEL_NAME for model in models):
+        _refuse([("fallback_models", f"hold a name not 1 to {MAX_MODEL_NAME} characters long")])
 
 
 def _refuse(problems: list[tuple[str, str]]) -> None:
@@ -97,8 +98,8 @@ def _refuse(problems: list[tuple[str, str]]) -> None:
 
 
 def _prompt(prompt: pb.Prompt, problems: list[tuple[str, str]], *, prompt_caching: bool) -> Body:
-    if not prompt.model:
-        problems.append(("prompt.model", "is empty"))
+    if not 1 <= len(prompt.model) <= MAX_MODEL_NAME:
+        problems.append(("prompt.model", f"is not 1 to {MAX_MODEL_NAME} characters long"))
     if not 1 <= len(prompt.messages) <= MAX_MESSAGES:
         problems.append(("prompt.messages", f"are {len(prompt.messages)}, not 1 to {MAX_MESSAGES}"))
     elif prompt.messages[0].role != common_pb2.ROLE_USER:

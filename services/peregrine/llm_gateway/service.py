@@ -9,7 +9,7 @@ Not built here yet, and answered with UNIMPLEMENTED: `GetUsage` (it needs the le
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc.aio
@@ -24,7 +24,6 @@ from peregrine.llm_gateway.generations import Generation, Generations
 from peregrine.llm_gateway.metrics import Metrics
 from peregrine.llm_gateway.provider import Provider
 
-Events = Sequence[pb.GenerationEvent]
 Context = grpc.aio.ServicerContext[Any, Any]
 
 DEFAULT_PAGE_SIZE = 50
@@ -66,10 +65,12 @@ class LlmServicer(llm_gateway_pb2_grpc.LlmServiceServicer):
         )
         generation = self._generations.start(identity, call.run)
         try:
-            async for events in generation.follow(0):
-                if events[0].sequence == 1 and events[0].HasField("failed") and generation.failure:
-                    raise generation.failure
-                yield pb.GenerateResponse(events=events)
+            async for response in generation.follow(0, pb.GenerateResponse):
+                first = response.events[0]
+                if generation.failure is not None and first.sequence == 1:
+                    if first.HasField("failed"):
+                        raise generation.failure
+                yield response
         finally:
             await self._generations.leave(generation)
 
@@ -85,8 +86,9 @@ class LlmServicer(llm_gateway_pb2_grpc.LlmServiceServicer):
         generation = self._find(request.generation_id)
         generation.readers += 1
         try:
-            async for events in generation.follow(request.after_sequence):
-                yield pb.WatchGenerationResponse(events=events)
+            after = request.after_sequence
+            async for response in generation.follow(after, pb.WatchGenerationResponse):
+                yield response
         finally:
             await self._generations.leave(generation)
 
@@ -101,7 +103,7 @@ class LlmServicer(llm_gateway_pb2_grpc.LlmServiceServicer):
     ) -> pb.CountTokensResponse:
         context.identity()
         content = requests.encode(requests.counting(request.prompt), request.prompt.model)
-        async with _patience():
+        async with _Patience():
             count = await self._provider.count_tokens(content)
         return pb.CountTokensResponse(input_tokens=count)
 
@@ -114,7 +116,7 @@ class LlmServicer(llm_gateway_pb2_grpc.LlmServiceServicer):
                 violations=[("page_size", "is negative, or page_token is not one of ours")],
             )
         limit = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
-        async with _patience():
+        async with _Patience():
             models, after = await self._provider.list_models(limit=limit, after=request.page_token)
         return pb.ListModelsResponse(
             models=[
@@ -128,7 +130,7 @@ class LlmServicer(llm_gateway_pb2_grpc.LlmServiceServicer):
         return self._generations.find(generation_id, context.identity())
 
 
-class _patience:
+class _Patience:
     """Bounds a short call to the provider by the caller's deadline."""
 
     def __init__(self) -> None:

@@ -296,18 +296,23 @@ async def _exchange(
     )
 
 
-class _Body(httpx2.AsyncByteStream):
+class _Body(httpx2.AsyncByteStream, AsyncIterator[bytes]):
     """The body of an answer; closing it before its end resets the stream."""
 
     def __init__(self, stream: http2.Stream) -> None:
         self._stream = stream
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
         try:
-            while chunk := await self._stream.read():
-                yield chunk
+            chunk = await self._stream.read()
         except http2.Broken as error:
             raise httpx2.ReadError(str(error)) from error
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
 
     async def aclose(self) -> None:
         self._stream.close()
