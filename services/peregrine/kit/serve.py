@@ -39,6 +39,7 @@ Build: TypeAlias = Callable[[Mapping[str, str]], AbstractAsyncContextManager["Se
 
 EXIT_CLEAN, EXIT_FAILED, EXIT_SETTINGS = 0, 1, 2
 
+_LOOPBACK = ("127.", "localhost:", "[::1]:", "unix:")
 _READY_RETRY_SECONDS = 0.5
 _LAST_GRACE_SECONDS = 0.5
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -119,6 +120,8 @@ class Server:
         self._grpc = server
         self._readiness = asyncio.create_task(self._become_ready(), name=f"{self.name}-readiness")
         log.info("listening", address=self.address)
+        if not settings.auth_required and not settings.listen.startswith(_LOOPBACK):
+            log.warning("open_to_the_network", address=self.address, set="PEREGRINE_AUTH_REQUIRED")
         return self.port
 
     @property

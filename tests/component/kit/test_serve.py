@@ -185,6 +185,18 @@ async def test_a_unix_socket_serves_too(tmp_path: Path) -> None:
         assert (await EchoStub(channel).Say(StringValue(value="hi"), timeout=5)).value == "hi"
 
 
+@pytest.mark.parametrize(
+    ("listen", "required", "warned"),
+    [("0.0.0.0:0", False, True), ("0.0.0.0:0", True, False), ("127.0.0.1:0", False, False)],
+)
+async def test_a_server_open_to_the_network_without_authentication_says_so(
+    listen: str, required: bool, warned: bool, log_lines: Callable[[], list[dict[str, Any]]]
+) -> None:
+    async with server(settings=ServeSettings(listen=listen, auth_required=required)):
+        pass
+    assert ("open_to_the_network" in {line["event"] for line in log_lines()}) is warned
+
+
 @pytest.mark.parametrize("on", [True, False])
 async def test_reflection_is_behind_its_setting(on: bool) -> None:
     async with (
