@@ -1,16 +1,30 @@
-"""The real command line, as a process, against services that live in the test."""
+"""The command line against services that live in the test: in this process, or as one of its own.
+
+`await peregrine("runs", "list")` parses the arguments and runs the command in the loop of the test,
+in milliseconds. `peregrine.started` and `peregrine.on_terminal` start the real program, for what
+only shows there: streaming, signals, a terminal, the exit code.
+"""
 
 import asyncio
+import io
 import json
+import logging
 import os
 import pty
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pytest
+import structlog
+import typer
+
+from peregrine.cli import session
+from peregrine.cli.commands import build
 
 SERVICES = Path(__file__).parents[3] / "services"
 _SECONDS = 30.0
@@ -48,10 +62,34 @@ class Program:
         } | self.environ
 
     async def __call__(self, *arguments: str, stdin: str = "") -> Ended:
-        async with self.started(*arguments) as process:
-            out, err = await asyncio.wait_for(process.communicate(stdin.encode()), _SECONDS)
-        assert process.returncode is not None
-        return Ended(process.returncode, out.decode(), err.decode())
+        works: list[Coroutine[Any, Any, int]] = []
+        out, err = io.StringIO(), io.StringIO()
+        structured, root = structlog.get_config(), logging.getLogger()
+        handlers, level = root.handlers[:], root.level
+        with pytest.MonkeyPatch.context() as patch:
+            for name in [name for name in os.environ if name.startswith("PEREGRINE_")]:
+                patch.delenv(name)
+            for name, value in self.environment().items():
+                patch.setenv(name, value)
+            patch.setattr(session, "run", works.append)
+            patch.setattr(sys, "stdin", io.StringIO(stdin))
+            patch.setattr(sys, "stdout", out)
+            patch.setattr(sys, "stderr", err)
+            try:
+                build()(arguments, prog_name="peregrine", standalone_mode=True)
+            except SystemExit as exit:
+                assert isinstance(exit.code, int)
+                code = exit.code
+            for work in works:
+                try:
+                    with session.failures():
+                        code = await asyncio.wait_for(work, _SECONDS)
+                except typer.Exit as exit:
+                    code = exit.exit_code
+        structlog.configure(**structured)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        return Ended(code, out.getvalue(), err.getvalue())
 
     @asynccontextmanager
     async def started(self, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:

@@ -163,6 +163,13 @@ async def test_a_service_that_is_not_there_is_exit_code_3_and_one_line(
     )
 
 
+async def test_the_program_ends_with_the_exit_code_and_no_traceback() -> None:
+    async with Program().started("chat", "hi") as process:
+        out, err = await process.communicate()
+    assert process.returncode == 3
+    assert (out, err.count(b"\n")) == (b"", 1)
+
+
 async def test_a_service_that_goes_away_for_good_says_how_to_read_on(
     fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
