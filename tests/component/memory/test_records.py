@@ -71,13 +71,17 @@ async def test_messages_are_listed_page_by_page(ada: As) -> None:
     assert all(each.tokens == 5 and each.HasField("create_time") for each in seen)
 
 
-@pytest.mark.parametrize("token", ["nonsense", "bQ", "////"])
-async def test_an_invented_page_token_is_refused(ada: As, token: str) -> None:
-    refused = (grpc.StatusCode.INVALID_ARGUMENT, "PAGE_TOKEN_INVALID")
-    conversations = memory_pb2.ListConversationsRequest(page_token=token)
-    assert await reason(ada.ListConversations(conversations)) == refused
-    messages = memory_pb2.ListMessagesRequest(conversation_id=new_id(), page_token=token)
-    assert await reason(ada.ListMessages(messages)) == refused
+INVENTED_TOKENS = ["nonsense", "bQ", "////"]
+
+
+async def test_an_invented_page_token_is_refused(ada: As, subtests: pytest.Subtests) -> None:
+    for token in INVENTED_TOKENS:
+        with subtests.test(token=repr(token)[:60]):
+            refused = (grpc.StatusCode.INVALID_ARGUMENT, "PAGE_TOKEN_INVALID")
+            conversations = memory_pb2.ListConversationsRequest(page_token=token)
+            assert await reason(ada.ListConversations(conversations)) == refused
+            messages = memory_pb2.ListMessagesRequest(conversation_id=new_id(), page_token=token)
+            assert await reason(ada.ListMessages(messages)) == refused
 
 
 async def test_a_profile_is_kept_byte_for_byte_and_counts_its_versions(ada: As, bob: As) -> None:
@@ -104,21 +108,22 @@ async def test_putting_a_profile_again_with_its_request_id_changes_nothing(ada: 
     assert await reason(ada.PutUserProfile(put(b'{"n": 3}', request_id="p1"))) == reused
 
 
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        (b"", "PROFILE_INVALID"),
-        (b"[]", "PROFILE_INVALID"),
-        (b"{", "PROFILE_INVALID"),
-        (b'{"a": "\xff"}', "PROFILE_INVALID"),
-        (b'{"a": "' + b"x" * 65_536 + b'"}', "PROFILE_TOO_LARGE"),
-    ],
-)
-async def test_a_bad_profile_is_refused_with_a_reason(ada: As, data: bytes, expected: str) -> None:
-    assert await reason(ada.PutUserProfile(put(data))) == (
-        grpc.StatusCode.INVALID_ARGUMENT,
-        expected,
-    )
+BAD_PROFILES = [
+    (b"", "PROFILE_INVALID"),
+    (b"[]", "PROFILE_INVALID"),
+    (b"{", "PROFILE_INVALID"),
+    (b'{"a": "\xff"}', "PROFILE_INVALID"),
+    (b'{"a": "' + b"x" * 65_536 + b'"}', "PROFILE_TOO_LARGE"),
+]
+
+
+async def test_a_bad_profile_is_refused_with_a_reason(ada: As, subtests: pytest.Subtests) -> None:
+    for data, expected in BAD_PROFILES:
+        with subtests.test(data=repr(data)[:60]):
+            assert await reason(ada.PutUserProfile(put(data))) == (
+                grpc.StatusCode.INVALID_ARGUMENT,
+                expected,
+            )
 
 
 async def test_a_deleted_conversation_is_gone_with_its_messages(

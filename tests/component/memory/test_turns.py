@@ -230,67 +230,80 @@ async def test_nobody_reaches_the_conversation_of_another(ada: As, bob: As, othe
     assert said(mine.context) == ["mine"]
 
 
-@pytest.mark.parametrize(
-    ("request_", "expected"),
-    [
-        (turn("nonsense", "hi"), "REQUEST_INVALID"),
-        (turn("", "hi"), "REQUEST_INVALID"),
-        (turn(new_id(), ""), "MESSAGE_EMPTY"),
-        (turn(new_id(), " \n\t"), "MESSAGE_EMPTY"),
-        (turn(new_id(), "x" * (256 * 1024 + 1)), "MESSAGE_TOO_LONG"),
-        (turn(new_id(), "€" * 90_000), "MESSAGE_TOO_LONG"),
-        (turn(new_id(), "hi", request_id="with blank"), "REQUEST_INVALID"),
-        (turn(new_id(), "hi", request_id="x" * 129), "REQUEST_INVALID"),
-        (
-            turn(new_id(), "hi", window=memory_pb2.ContextWindow(max_messages=1_001)),
-            "REQUEST_INVALID",
-        ),
-    ],
-)
-async def test_a_bad_turn_is_refused_with_a_reason(
-    ada: As, request_: memory_pb2.BeginTurnRequest, expected: str
+BAD_TURNS = [
+    (turn("nonsense", "hi"), "REQUEST_INVALID"),
+    (turn("", "hi"), "REQUEST_INVALID"),
+    (turn(new_id(), ""), "MESSAGE_EMPTY"),
+    (turn(new_id(), " \n\t"), "MESSAGE_EMPTY"),
+    (turn(new_id(), "x" * (256 * 1024 + 1)), "MESSAGE_TOO_LONG"),
+    (turn(new_id(), "€" * 90_000), "MESSAGE_TOO_LONG"),
+    (turn(new_id(), "hi", request_id="with blank"), "REQUEST_INVALID"),
+    (turn(new_id(), "hi", request_id="x" * 129), "REQUEST_INVALID"),
+    (
+        turn(new_id(), "hi", window=memory_pb2.ContextWindow(max_messages=1_001)),
+        "REQUEST_INVALID",
+    ),
+]
+
+
+async def test_a_bad_turn_is_refused_with_a_reason(ada: As, subtests: pytest.Subtests) -> None:
+    for request_, expected in BAD_TURNS:
+        with subtests.test(request_=repr(request_)[:60]):
+            assert await reason(ada.BeginTurn(request_)) == (
+                grpc.StatusCode.INVALID_ARGUMENT,
+                expected,
+            )
+
+
+GOOD_TEXTS = ["x" * 256 * 1024, "a\x00b", "👩‍🚀 grüß €"]
+
+
+async def test_any_text_within_the_limit_comes_back_as_it_was(
+    ada: As, subtests: pytest.Subtests
 ) -> None:
-    assert await reason(ada.BeginTurn(request_)) == (grpc.StatusCode.INVALID_ARGUMENT, expected)
+    for message in GOOD_TEXTS:
+        with subtests.test(message=repr(message)[:60]):
+            begun = await ada.BeginTurn(turn(new_id(), message))
+            assert said(begun.context) == [message]
 
 
-@pytest.mark.parametrize("message", ["x" * 256 * 1024, "a\x00b", "👩‍🚀 grüß €"])
-async def test_any_text_within_the_limit_comes_back_as_it_was(ada: As, message: str) -> None:
-    begun = await ada.BeginTurn(turn(new_id(), message))
-    assert said(begun.context) == [message]
+BAD_APPENDS = [
+    ([], "REQUEST_INVALID"),
+    ([text(USER, "x")] * 257, "REQUEST_INVALID"),
+    ([text(common_pb2.ROLE_UNSPECIFIED, "x")], "REQUEST_INVALID"),
+    ([text(USER, "")], "MESSAGE_EMPTY"),
+    ([common_pb2.Message(role=USER)], "MESSAGE_EMPTY"),
+    (
+        [
+            common_pb2.Message(
+                role=USER,
+                content=[common_pb2.ContentBlock(text="x"), common_pb2.ContentBlock()],
+            )
+        ],
+        "REQUEST_INVALID",
+    ),
+    ([text(USER, "x" * (8 * 1024 * 1024 + 1))], "MESSAGE_TOO_LONG"),
+]
 
 
-@pytest.mark.parametrize(
-    ("messages", "expected"),
-    [
-        ([], "REQUEST_INVALID"),
-        ([text(USER, "x")] * 257, "REQUEST_INVALID"),
-        ([text(common_pb2.ROLE_UNSPECIFIED, "x")], "REQUEST_INVALID"),
-        ([text(USER, "")], "MESSAGE_EMPTY"),
-        ([common_pb2.Message(role=USER)], "MESSAGE_EMPTY"),
-        (
-            [
-                common_pb2.Message(
-                    role=USER,
-                    content=[common_pb2.ContentBlock(text="x"), common_pb2.ContentBlock()],
-                )
-            ],
-            "REQUEST_INVALID",
-        ),
-        ([text(USER, "x" * (8 * 1024 * 1024 + 1))], "MESSAGE_TOO_LONG"),
-    ],
-)
 async def test_a_bad_append_is_refused_with_a_reason_and_appends_nothing(
-    ada: As, messages: list[common_pb2.Message], expected: str
+    ada: As, subtests: pytest.Subtests
 ) -> None:
-    conversation = new_id()
-    await ada.BeginTurn(turn(conversation, "start"))
-    request = memory_pb2.AppendMessagesRequest(conversation_id=conversation, messages=messages)
-    assert await reason(ada.AppendMessages(request)) == (
-        grpc.StatusCode.INVALID_ARGUMENT,
-        expected,
-    )
-    got = await ada.GetConversation(memory_pb2.GetConversationRequest(conversation_id=conversation))
-    assert got.conversation.version == 1
+    for messages, expected in BAD_APPENDS:
+        with subtests.test(messages=repr(messages)[:60]):
+            conversation = new_id()
+            await ada.BeginTurn(turn(conversation, "start"))
+            request = memory_pb2.AppendMessagesRequest(
+                conversation_id=conversation, messages=messages
+            )
+            assert await reason(ada.AppendMessages(request)) == (
+                grpc.StatusCode.INVALID_ARGUMENT,
+                expected,
+            )
+            got = await ada.GetConversation(
+                memory_pb2.GetConversationRequest(conversation_id=conversation)
+            )
+            assert got.conversation.version == 1
 
 
 async def test_a_conversation_that_is_not_there_is_not_made_unless_asked(ada: As) -> None:

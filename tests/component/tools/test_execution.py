@@ -68,28 +68,29 @@ async def test_tools_are_listed_page_by_page(worker: Worker) -> None:
         )
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (b'{"expression": ', "are not JSON"),
-        (b"[1]", "not a JSON object"),
-        (b'{"expression": 5}', r"at expression, 5 is not of type 'string'"),
-        (b"{}", "'expression' is a required property"),
-        (b"", "'expression' is a required property"),
-        (b'{"expression": "1", "x": 1}', "'x' was unexpected"),
-        (b'{"expression": NaN}', "are not JSON"),
-        (b'{"expression": "\xff"}', "are not JSON"),
-        (b'{"expression": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
-        (b'{"expression": "' + b"1" * (1024 * 1024) + b'"}', "longer than"),
-    ],
-)
+UNUSABLE_ARGUMENTS = [
+    (b'{"expression": ', "are not JSON"),
+    (b"[1]", "not a JSON object"),
+    (b'{"expression": 5}', r"at expression, 5 is not of type 'string'"),
+    (b"{}", "'expression' is a required property"),
+    (b"", "'expression' is a required property"),
+    (b'{"expression": "1", "x": 1}', "'x' was unexpected"),
+    (b'{"expression": NaN}', "are not JSON"),
+    (b'{"expression": "\xff"}', "are not JSON"),
+    (b'{"expression": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+    (b'{"expression": "' + b"1" * (1024 * 1024) + b'"}', "longer than"),
+]
+
+
 async def test_unusable_arguments_are_a_failed_result_that_says_where(
-    worker: Worker, arguments: bytes, words: str
+    worker: Worker, subtests: pytest.Subtests
 ) -> None:
-    result = await worker.execute("calculator", arguments)
-    assert (result.status, result.error.reason) == (FAILED, "ARGUMENTS_INVALID")
-    assert re.search(words, text(result))
-    assert len(text(result)) < 1_000
+    for arguments, words in UNUSABLE_ARGUMENTS:
+        with subtests.test(arguments=repr(arguments)[:60]):
+            result = await worker.execute("calculator", arguments)
+            assert (result.status, result.error.reason) == (FAILED, "ARGUMENTS_INVALID")
+            assert re.search(words, text(result))
+            assert len(text(result)) < 1_000
 
 
 async def test_an_unknown_tool_is_a_failed_result_that_names_the_known_ones(
@@ -100,17 +101,19 @@ async def test_an_unknown_tool_is_a_failed_result_that_names_the_known_ones(
     assert "calculator" in text(result)
 
 
-@pytest.mark.parametrize(
-    "tool", ["raises", "raises_blocking", "exits", "cancels_itself", "stops", "unshowable"]
-)
+BROKEN_TOOLS = ["raises", "raises_blocking", "exits", "cancels_itself", "stops", "unshowable"]
+
+
 async def test_a_broken_tool_is_a_failed_result_without_internals(
-    worker: Worker, tool: str
+    worker: Worker, subtests: pytest.Subtests
 ) -> None:
-    result = await worker.execute(tool)
-    assert (result.status, result.error.reason) == (FAILED, "TOOL_FAILED")
-    assert "hunter2" not in str(result)
-    assert text(await worker.execute("echo", {"text": "still here"})) == "still here"
-    assert worker.metric("peregrine_tool_inflight", tool) == 0
+    for tool in BROKEN_TOOLS:
+        with subtests.test(tool=repr(tool)[:60]):
+            result = await worker.execute(tool)
+            assert (result.status, result.error.reason) == (FAILED, "TOOL_FAILED")
+            assert "hunter2" not in str(result)
+            assert text(await worker.execute("echo", {"text": "still here"})) == "still here"
+            assert worker.metric("peregrine_tool_inflight", tool) == 0
 
 
 async def test_a_tool_may_say_why_it_failed(worker: Worker) -> None:
@@ -193,40 +196,47 @@ async def test_cancelling_a_stream_cancels_what_still_runs(worker: Worker) -> No
     await eventually(lambda: sorted(tools_module.cancelled) == ["s0", "s1", "s2"])
 
 
-@pytest.mark.parametrize(
-    "calls",
-    [
-        [],
-        [call("noop", call_id=str(number)) for number in range(65)],
-        [call("noop", call_id="a"), call("noop", call_id="a")],
-        [call("noop", call_id="a"), call("", call_id="b")],
-        [call("noop", call_id="a"), call("record_write", {"text": "x"}, call_id="b")],
-    ],
-)
+BAD_SETS_OF_CALLS = [
+    [],
+    [call("noop", call_id=str(number)) for number in range(65)],
+    [call("noop", call_id="a"), call("noop", call_id="a")],
+    [call("noop", call_id="a"), call("", call_id="b")],
+    [call("noop", call_id="a"), call("record_write", {"text": "x"}, call_id="b")],
+]
+
+
 async def test_a_bad_set_of_calls_is_refused_before_anything_runs(
-    worker: Worker, calls: list[tools_pb2.ToolCall]
+    worker: Worker, subtests: pytest.Subtests
 ) -> None:
-    stream = worker.stub.ExecuteTools(tools_pb2.ExecuteToolsRequest(calls=calls), timeout=20)
-    assert await refusal(stream.read()) == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_INVALID")
-    assert worker.metric("peregrine_tool_requests_total", "noop") == 0
+    for calls in BAD_SETS_OF_CALLS:
+        with subtests.test(calls=repr(calls)[:60]):
+            stream = worker.stub.ExecuteTools(
+                tools_pb2.ExecuteToolsRequest(calls=calls), timeout=20
+            )
+            assert await refusal(stream.read()) == (
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "REQUEST_INVALID",
+            )
+            assert worker.metric("peregrine_tool_requests_total", "noop") == 0
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [
-        tools_pb2.ExecuteToolRequest(),
-        tools_pb2.ExecuteToolRequest(call=tools_pb2.ToolCall()),
-        tools_pb2.ExecuteToolRequest(call=call("noop", priority=101)),
-        tools_pb2.ExecuteToolRequest(call=call("record_write", {"text": "x"})),
-    ],
-)
+BAD_CALLS = [
+    tools_pb2.ExecuteToolRequest(),
+    tools_pb2.ExecuteToolRequest(call=tools_pb2.ToolCall()),
+    tools_pb2.ExecuteToolRequest(call=call("noop", priority=101)),
+    tools_pb2.ExecuteToolRequest(call=call("record_write", {"text": "x"})),
+]
+
+
 async def test_a_bad_call_is_refused_with_a_reason(
-    worker: Worker, request_: tools_pb2.ExecuteToolRequest
+    worker: Worker, subtests: pytest.Subtests
 ) -> None:
-    assert await refusal(worker.stub.ExecuteTool(request_, timeout=20)) == (
-        grpc.StatusCode.INVALID_ARGUMENT,
-        "REQUEST_INVALID",
-    )
+    for request_ in BAD_CALLS:
+        with subtests.test(request_=repr(request_)[:60]):
+            assert await refusal(worker.stub.ExecuteTool(request_, timeout=20)) == (
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "REQUEST_INVALID",
+            )
 
 
 async def test_a_write_runs_with_its_key(worker: Worker, tmp_path: Path) -> None:
@@ -234,19 +244,20 @@ async def test_a_write_runs_with_its_key(worker: Worker, tmp_path: Path) -> None
     assert tools_module.executions(tmp_path / "executions") == ["k1 x"]
 
 
-@pytest.mark.parametrize(
-    ("tool", "arguments", "expected"),
-    [
-        ("slow_write", {"seconds": 60}, "TOOL_TIMEOUT"),
-        ("lost_write", {}, "TOOL_OUTCOME_UNKNOWN"),
-    ],
-)
+DOUBTFUL_WRITES = [
+    ("slow_write", {"seconds": 60}, "TOOL_TIMEOUT"),
+    ("lost_write", {}, "TOOL_OUTCOME_UNKNOWN"),
+]
+
+
 async def test_a_write_that_may_have_happened_is_in_doubt(
-    worker: Worker, tool: str, arguments: dict[str, float], expected: str
+    worker: Worker, subtests: pytest.Subtests
 ) -> None:
-    result = await worker.execute(tool, arguments, idempotency_key="k")
-    assert result.status == tools_pb2.TOOL_STATUS_IN_DOUBT
-    assert result.error.reason == expected
+    for tool, arguments, expected in DOUBTFUL_WRITES:
+        with subtests.test(tool=repr(tool)[:60]):
+            result = await worker.execute(tool, arguments, idempotency_key="k")
+            assert result.status == tools_pb2.TOOL_STATUS_IN_DOUBT
+            assert result.error.reason == expected
 
 
 async def test_more_work_than_fits_in_the_time_is_refused_with_a_delay(worker: Worker) -> None:

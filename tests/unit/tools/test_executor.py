@@ -89,11 +89,12 @@ async def test_a_call_without_time_left_is_not_started(bench: Bench) -> None:
 
 
 async def test_a_blocking_tool_is_told_that_nobody_waits_any_more(bench: Bench) -> None:
-    ended = asyncio.Event()
+    started, ended = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
     @tool(name="poll", description="x", parameters={}, effect=Effect.READ)
     def poll(arguments: Arguments, context: ToolContext) -> str:
+        loop.call_soon_threadsafe(started.set)
         limit = time.monotonic() + 10
         while not context.given_up and time.monotonic() < limit:
             time.sleep(0.001)
@@ -103,8 +104,7 @@ async def test_a_blocking_tool_is_told_that_nobody_waits_any_more(bench: Bench) 
     bench.add(poll)
     running = asyncio.create_task(bench.executor.execute(Call(tool="poll"), WHO))
     async with asyncio.timeout(5):
-        while not bench.admission.in_flight:
-            await asyncio.sleep(0)
+        await started.wait()
         running.cancel()
         await ended.wait()
     assert bench.admission.in_flight == 0
