@@ -21,9 +21,9 @@ from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.api.orchestrator.v1 import orchestrator_pb2_grpc as rpc
 from peregrine.kit.settings import load
 from peregrine.local import health, plan
+from peregrine.local.places import free_port
 from peregrine.local.plan import Service, Stores
 from peregrine.local.processes import Child, Children, until_ready
-from peregrine.local.servers import free_port
 from peregrine.local.settings import LocalSettings
 
 REPOSITORY = Path(__file__).parents[1]

