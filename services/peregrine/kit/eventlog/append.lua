@@ -3,8 +3,8 @@
 -- KEYS  head (hash: epoch, next, opened, instance), tail (list of frames, contiguous up to next - 1)
 -- ARGV  epoch, first position, open serial (0 = a plain append), durable position, then one frame
 --       per entry
--- The loader puts three constants before this text: INSTANCE (which run of the server it is loaded
--- into), LIVE_SECONDS, KEEP (entries). The channel is the common part of the keys.
+-- The loader puts constants before this text: INSTANCE (which run of the server it is loaded into),
+-- LIVE_SECONDS and ENDED_SECONDS to keep a log, KEEP entries of one. The channel is the common part of the keys.
 --
 -- An open (serial > 0) says "everything before `first` is durable elsewhere, what follows here is all
 -- that is not": the tail starts again at `first`. Its serial grows with each open of an owner, so that
@@ -48,6 +48,11 @@ if from <= count then
   end
   redis.call('PUBLISH', string.sub(KEYS[1], 1, -6), table.concat(ARGV, '', from))
 end
-redis.call('EXPIRE', KEYS[1], LIVE_SECONDS)
-redis.call('EXPIRE', KEYS[2], LIVE_SECONDS)
+local seconds = LIVE_SECONDS
+if #ARGV > 4 and string.byte(ARGV[#ARGV], 17) == 1 then
+  -- The terminal entry: all is durable, so this is only for those who are reading just now.
+  seconds = ENDED_SECONDS
+end
+redis.call('EXPIRE', KEYS[1], seconds)
+redis.call('EXPIRE', KEYS[2], seconds)
 return next_position

@@ -88,7 +88,8 @@ class Appender:
             # Another run of the server: what it knows of our logs may be nothing, or be old.
             self._instance = link.instance
             for writer in self._writers():
-                writer.tail = TailState.UNVERIFIED
+                if writer.opens:
+                    writer.tail = TailState.UNVERIFIED
                 self._dirty[writer] = None
             if self._dirty:
                 self._verify()

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
-_FRAME = struct.Struct(">IQIB")  # length of the payload, sequence, epoch, 1 if terminal
+# Length of the payload, sequence, epoch, 1 if terminal; append.lua reads the last one.
+_FRAME = struct.Struct(">IQIB")
 
 
 class Address(NamedTuple):

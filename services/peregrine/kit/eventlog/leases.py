@@ -6,6 +6,7 @@ local monotonic clock only ever makes this process more careful.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from uuid import UUID
@@ -45,10 +46,15 @@ class Leases:
         self._lease_seconds = lease_seconds
         self._renew_seconds = renew_seconds
         self._wanted = asyncio.Event()
+        self.failed_at = -math.inf
 
     def soon(self) -> None:
         """Renews now rather than at the next second."""
         self._wanted.set()
+
+    def failed(self) -> None:
+        """PostgreSQL could not be reached."""
+        self.failed_at = time.monotonic()
 
     async def run(self) -> None:
         while True:
@@ -61,6 +67,7 @@ class Leases:
             try:
                 await self.renew()
             except (Unavailable, DatabaseError) as error:
+                self.failed()
                 log.warning("log_renewal_failed", error=repr(error))
 
     async def renew(self) -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 import structlog
 from prometheus_client import CollectorRegistry
 
+from peregrine.kit import context
 from peregrine.kit.errors import PeregrineError, Unavailable
 from peregrine.kit.eventlog import ending
 from peregrine.kit.eventlog import tail as tails
@@ -143,6 +144,10 @@ class EventLog:
         self._closed = False
 
     async def start(self) -> None:
+        with context.bind(detach=True):
+            self._start_tasks()
+
+    def _start_tasks(self) -> None:
         for name, run in (
             ("appender", self._appender.run),
             ("flusher", self._flusher.run),
@@ -207,13 +212,21 @@ class EventLog:
         """Takes logs whose lease is over or was given up, oldest first, and leases them to this
         process under the next epoch. Each is to be recovered within a few seconds.
 
+        None for the length of a lease after PostgreSQL was away, so that owners which went on
+        meanwhile can renew first.
+
         Raises: Unavailable.
         """
         self._refuse_if_closed()
-        claims = [
-            Claim(claimed.address, claimed.epoch, claimed.durable, claimed.released)
-            for claimed in await self._store.claim(limit)
-        ]
+        if time.monotonic() - self._leases.failed_at < self._lease_seconds:
+            # PostgreSQL was away, maybe for everybody: owners that live get time to renew.
+            return []
+        try:
+            claimed = await self._store.claim(limit)
+        except Unavailable:
+            self._leases.failed()
+            raise
+        claims = [Claim(each.address, each.epoch, each.durable, each.released) for each in claimed]
         for claim in claims:
             self._claims[claim.address] = (claim, time.monotonic() + CLAIM_SECONDS)
             self._metrics.claimed.inc()
@@ -292,7 +305,8 @@ class EventLog:
 
     async def _to_its_end(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs `work` as our own task: a caller that is cancelled leaves it alone."""
-        task = asyncio.create_task(work)
+        with context.bind(detach=True):
+            task = asyncio.create_task(work)
         self._endings.add(task)
         task.add_done_callback(self._ended)
         await asyncio.shield(task)

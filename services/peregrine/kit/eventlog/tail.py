@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 TIMEOUT = 1.0
 LIVE_SECONDS = 3600
+ENDED_SECONDS = 60
 KEEP = 2000
 RELEASED = b"peregrine:log:released"
 
@@ -109,7 +110,8 @@ class Link:
                 instance = _instance(await connection.read_response())
                 script = (
                     f"-- {name}\nlocal INSTANCE = '{instance}'\n"
-                    f"local LIVE_SECONDS, KEEP = {LIVE_SECONDS}, {KEEP}\n{_script('append.lua')}"
+                    f"local LIVE_SECONDS, ENDED_SECONDS, KEEP = "
+                    f"{LIVE_SECONDS}, {ENDED_SECONDS}, {KEEP}\n{_script('append.lua')}"
                 )
                 await connection.send_command("SCRIPT", "LOAD", script, check_health=False)
                 sha = await connection.read_response()
