@@ -46,6 +46,7 @@ from peregrine.tools.registry import Registered, Registry
 _ANSWER_SECONDS = 0.02
 _CLOSE_SECONDS = 2.0
 _FRAMES = 5
+_MAX_WORDS = 4_000
 _NAMES_SHOWN = 50
 
 log = structlog.get_logger(__name__)
@@ -309,7 +310,7 @@ def _in_thread(
 
 def _failure(tool: Registered, error: BaseException) -> _Failed:
     if isinstance(error, ToolFailure):
-        return _Failed(error.reason, error.message)
+        return _Failed(error.reason, error.message[:_MAX_WORDS])
     name = tool.definition.name
     if isinstance(error, OutcomeUnknown):
         return _Failed(

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from peregrine.kit.errors import Unavailable
 from peregrine.tools import documents, output
 from peregrine.tools.arguments import ArgumentsInvalid, Check
 from peregrine.tools.builtin.clock import current_time
+from peregrine.tools.builtin.knowledge_search import knowledge_search
 from peregrine.tools.definition import Definition, Effect, Output, ToolContext, ToolFailure, tool
+from peregrine.tools.knowledge import Found
 from peregrine.tools.output import NotShowable, Shown
 from peregrine.tools.stats import ToolStats
 
@@ -252,3 +255,12 @@ async def test_without_a_time_zone_database_utc_still_works(
     with pytest.raises(ToolFailure) as caught:
         await told(clock, timezone="Europe/Berlin")
     assert caught.value.reason == "TIMEZONE_DATA_MISSING"
+
+
+async def test_documents_that_cannot_be_reached_are_a_failure_with_its_reason() -> None:
+    async def away(tenant: str, query: str, *, limit: int) -> list[Found]:
+        raise Unavailable("away", reason="POSTGRES_UNAVAILABLE")
+
+    with pytest.raises(ToolFailure) as caught:
+        await told(knowledge_search(away), query="refunds")
+    assert caught.value.reason == "POSTGRES_UNAVAILABLE"

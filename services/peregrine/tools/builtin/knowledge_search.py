@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
+from peregrine.kit.errors import Unavailable
 from peregrine.tools.definition import (
     Arguments,
     ChangeClass,
@@ -11,6 +12,7 @@ from peregrine.tools.definition import (
     Output,
     Scope,
     ToolContext,
+    ToolFailure,
     tool,
 )
 from peregrine.tools.knowledge import Found
@@ -45,7 +47,12 @@ def knowledge_search(search: Search) -> Definition:
         scope=Scope.TENANT,
     )
     async def look(arguments: Arguments, context: ToolContext) -> Output:
-        found = await search(context.tenant, arguments["query"], limit=_RESULTS)
+        try:
+            found = await search(context.tenant, arguments["query"], limit=_RESULTS)
+        except Unavailable as error:
+            raise ToolFailure(
+                "The documents cannot be reached at the moment.", reason=error.reason
+            ) from error
         if not found:
             return Output("The documents say nothing about that.", {"results": []})
         text = "\n\n".join(
