@@ -42,7 +42,7 @@ class Expiry:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            await asyncio.sleep(self._interval * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+            await asyncio.sleep(self._interval * random.uniform(0.8, 1.2))
             try:
                 await self.sweep()
             except PeregrineError as error:
