@@ -9,6 +9,7 @@ from tests.contract.taste_rules import OF_TESTS, OF_THE_PRODUCT, Rule
 PLANTED: list[tuple[Rule, str]] = [
     (taste_rules.no_waiting_for_the_clock, "async def f():\n await asyncio.sleep(0.1)"),
     (taste_rules.no_waiting_for_the_clock, "def f(seconds): time.sleep(seconds)"),
+    (taste_rules.no_waiting_for_the_clock, "def f():\n while True: time.sleep(1)"),
     (taste_rules.no_mocks, "from unittest.mock import AsyncMock"),
     (taste_rules.no_mocks, "from unittest import mock"),
     (taste_rules.broad_catches_tell, "try: f()\nexcept Exception: pass"),
@@ -54,6 +55,8 @@ except OSError: pass
 async def f():
     await asyncio.sleep(0)
     await asyncio.sleep(3600)
+    while not done():
+        await asyncio.sleep(0.01)
 '''
     for rule in (*OF_TESTS, *OF_THE_PRODUCT):
         assert list(rule([module("peregrine.kit.a", source)])) == []
