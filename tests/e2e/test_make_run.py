@@ -35,6 +35,7 @@ async def test_it_comes_up_with_one_command_answers_remembers_and_stops_cleanly(
     assert "SIMULATED MODEL" in output
     assert "peregrine chat" in output
     assert peregrine.target in output
+    assert "examples could be applied" not in output
     assert peregrine.processes().keys() >= SERVICES
 
     chat = await peregrine.cli("chat", "--json", QUESTION)
