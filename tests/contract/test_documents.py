@@ -47,6 +47,13 @@ def test_the_reference_says_what_the_source_says() -> None:
         assert page.read_text(encoding="utf-8") == text, "run `python -m tests.contract.reference`"
 
 
+def test_continuous_integration_runs_what_the_readme_says() -> None:
+    assert "\nmake test " in (ROOT / "README.md").read_text()
+    assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()[-1]
+    for workflow in (ROOT / ".github" / "workflows").glob("*.yml"):
+        assert "- run: .ci/run\n" in workflow.read_text()
+
+
 def test_decisions_are_numbered_indexed_and_of_one_form() -> None:
     pages = sorted(DECISIONS.glob("[0-9]*.md"))
     index = (DECISIONS / "README.md").read_text()
