@@ -188,6 +188,8 @@ class FakeRun:
         while True:
             async with self.changed:
                 while not self._news(after, epoch):
+                    if self.run.state >= pb.RUN_STATE_SUCCEEDED:
+                        return
                     await self.changed.wait()
                 after = self._from(after, epoch)
                 batch = self.events[after:]

@@ -19,6 +19,7 @@ import typer
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.cli import jsonl, session
 from peregrine.cli.screen import FRAME, Screen
+from peregrine.cli.words import state_name
 from peregrine.client import PeregrineClient, Transcript
 from peregrine.kit.errors import PeregrineError
 
@@ -59,6 +60,10 @@ async def watch(run_id: str, *, after: int, as_json: bool, waterfall: bool) -> i
         except PeregrineError as error:
             _lost(error, client, view.transcript, run_id)
             raise
+        if view.transcript.finished is None:
+            state = (await client.get_run(run_id)).state
+            view.note(f"nothing comes after event {after}: the run {state_name(state)}")
+            return 0 if state == pb.RUN_STATE_SUCCEEDED else session.FAILED
     return _code(view.transcript)
 
 

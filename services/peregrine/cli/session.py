@@ -98,7 +98,8 @@ def describe(error: PeregrineError) -> str:
     text = error.message if error.reason in error.message else f"{error.message} ({error.reason})"
     if error.retry_after is not None:
         text += f"; try again in {error.retry_after:g} s"
-    return "\n".join([text, *(f"  {field}: {wrong}" for field, wrong in error.violations)])
+    details = [f"{field}: {wrong}" for field, wrong in error.violations]
+    return "\n".join([text, *(f"  {detail}" for detail in details if detail not in text)])
 
 
 def is_silence(error: PeregrineError) -> bool:

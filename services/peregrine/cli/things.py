@@ -16,7 +16,7 @@ from peregrine.api.tools.v1 import tools_pb2
 from peregrine.cli import jsonl, session
 from peregrine.cli.tables import Column, ago, one_line, show
 from peregrine.cli.waterfall import milliseconds
-from peregrine.cli.words import arguments, printable
+from peregrine.cli.words import arguments, enum_name, printable, state_name
 from peregrine.client import text_of
 
 _M = TypeVar("_M", bound=Message)
@@ -143,7 +143,7 @@ async def list_conversations(*, as_json: bool, limit: int) -> int:
                 each.agent_id or "-",
                 str(each.version),
                 ago(each.update_time),
-                one_line(printable(each.title)),
+                one_line(printable(each.title), 4096),
             )
             for each in found
         ]
@@ -213,10 +213,10 @@ async def list_tools(*, as_json: bool, limit: int) -> int:
         rows = [
             (
                 each.tool.name,
-                _enum(common_pb2.Effect, each.tool.effect, "EFFECT_"),
+                enum_name(common_pb2.Effect, each.tool.effect, "EFFECT_"),
                 each.tool.WhichOneof("backend") or ("builtin" if each.builtin else "-"),
                 f"off: {each.disabled_reason}" if each.disabled_reason else "ready",
-                one_line(printable(each.tool.description)),
+                one_line(printable(each.tool.description), 4096),
             )
             for each in tools
         ]
@@ -269,11 +269,6 @@ def _profile(profile: memory_pb2.UserProfile, *, as_json: bool) -> None:
 # ---- Together ----
 
 
-def state_name(state: int) -> str:
-    """A run's state as a person reads it: "succeeded", "awaiting approval"."""
-    return _enum(orchestrator_pb2.RunState, state, "RUN_STATE_").lower().replace("_", " ")
-
-
 async def _all(items: AsyncIterator[_M], *, as_json: bool) -> list[_M] | None:
     """All items; with `as_json` they are printed instead, page by page."""
     found = []
@@ -296,7 +291,11 @@ def _fields(message: Message, *, without: tuple[str, ...], title: str) -> None:
 
 def _indented(value: dict[str, object], indent: str) -> Iterator[str]:
     """Names and values in two columns; what is empty or zero is left out."""
-    entries = {name: entry for name, entry in value.items() if entry not in ("", 0, False, [], {})}
+    entries = {
+        name: entry
+        for name, entry in value.items()
+        if entry not in ("", 0, False, [], {}) and not str(entry).endswith("_UNSPECIFIED")
+    }
     width = max(map(len, entries), default=0)
     for name, entry in entries.items():
         if isinstance(entry, dict):
@@ -324,12 +323,7 @@ def _deleted(what: str, deleted: bool) -> int:
 
 
 def _state(state: int) -> str:
-    return _enum(orchestrator_pb2.RunState, state, "")
-
-
-def _enum(kind: object, number: int, prefix: str) -> str:
-    known = kind.DESCRIPTOR.values_by_number.get(number)  # type: ignore[attr-defined]
-    return known.name.removeprefix(prefix) if known else str(number)
+    return enum_name(orchestrator_pb2.RunState, state, "")
 
 
 def _json_object(text: str) -> bytes:

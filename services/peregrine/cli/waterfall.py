@@ -26,7 +26,7 @@ _LEAST_BAR = 10
 _MOST_BAR = 60
 _MOST_NAME = 24
 # Beyond so many rows, the shortest spans that are not tools share one.
-_MOST_ROWS = 20
+_MOST_ROWS = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def draw(waterfall: pb.Waterfall, *, width: int, shades: Shades | None = None) -
         lines.append(text)
     if folded:
         rest = sum(span.critical_ms for span in folded)
-        lines.append(Text(f"  and {len(folded)} shorter, {milliseconds(rest)} of the path", "dim"))
+        lines.append(Text(f"  and {len(folded)} shorter: {milliseconds(rest)} waited for", "dim"))
     if overlapped:
         lines.append(Text(f"  {shades.dark} waited for   {shades.light} overlapped", "dim"))
     return lines

@@ -77,7 +77,7 @@ async def read(
     patience: Patience,
     on_lost: Callable[[PeregrineError], None] | None = None,
 ) -> AsyncGenerator[pb.RunEvent, None]:
-    """Events after the cursor, to the terminal one.
+    """Events after the cursor, to the terminal one; none when that is not after the cursor.
 
     Args:
       open_stream: starts the call that reads on after the cursor.
@@ -90,6 +90,7 @@ async def read(
     while True:
         failure: PeregrineError
         call = open_stream(cursor)
+        begun_at = (cursor.sequence, cursor.epoch)
         try:
             async for response in call:
                 for event in response.events:
@@ -99,6 +100,8 @@ async def read(
                     yield event
                     if event.HasField("run_finished"):
                         return
+            if (cursor.sequence, cursor.epoch) == begun_at:
+                return  # the run ended at or before the position that was asked for
             failure = Unavailable("the stream ended before the run did", reason="STREAM_ENDED")
         except grpc.aio.AioRpcError as error:
             failure = from_rpc_error(error)

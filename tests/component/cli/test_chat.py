@@ -244,6 +244,15 @@ async def test_watch_shows_a_run_from_a_position_on(
     assert "It is 425." in shown.out
 
 
+async def test_watching_from_behind_the_end_says_that_nothing_comes(
+    peregrine: Program, fake: FakeOrchestrator
+) -> None:
+    await peregrine("chat", QUESTION)
+    ended = await peregrine("watch", fake.run.run.run_id, "--after", "99")
+    assert (ended.code, ended.err) == (0, "")
+    assert "nothing comes after event 99: the run succeeded" in ended.out
+
+
 async def test_watching_an_unknown_run_is_exit_code_1(peregrine: Program) -> None:
     ended = await peregrine("watch", "nope")
     assert (ended.code, ended.err) == (1, "error: there is no run nope (RUN_NOT_FOUND)\n")

@@ -185,6 +185,13 @@ async def test_watch_reads_exactly_the_rest_from_any_position(
         assert rest == whole[position:]
 
 
+async def test_nothing_comes_after_the_end(fake: FakeOrchestrator, client: PeregrineClient) -> None:
+    await collect(client.chat("assistant", "hello"))
+    for position in (4, 1000):
+        assert [event async for event in client.watch_run(fake.run.run.run_id, position)] == []
+    assert fake.calls.count("WatchRun") == 2
+
+
 async def test_a_reader_is_told_when_what_it_saw_was_lost(
     fake: FakeOrchestrator, client: PeregrineClient
 ) -> None:

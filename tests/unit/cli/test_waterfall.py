@@ -63,7 +63,7 @@ def test_many_short_spans_share_a_line_and_tools_never_do() -> None:
         many.spans.append(span(pb.SPAN_KIND_TOOL, f"tool{number}", 50, 0.1, 0))
     drawn = lines(many)
     assert sum("tool" in line.split()[0] for line in drawn) == 3
-    assert "  and 13 shorter, 6.50 ms of the path" in drawn
+    assert "  and 19 shorter: 9.50 ms waited for" in drawn
 
 
 def test_a_run_without_spans_has_a_title_only() -> None:
