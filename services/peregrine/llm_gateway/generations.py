@@ -55,6 +55,8 @@ class Generation:
         self.failure: PeregrineError | None = None
         # What the provider has counted so far.
         self.usage = common_pb2.Usage()
+        # Whether it was said that the provider has accepted the call.
+        self.started = False
         self.ended = False
         self.bytes = 0
         self.readers = 0

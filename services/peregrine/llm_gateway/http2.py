@@ -38,6 +38,7 @@ STREAM_WINDOW = 1 << 20
 CONNECTION_WINDOW = 1 << 24
 # Before the peer has said otherwise; RFC 9113 recommends to allow no fewer than 100.
 _STREAMS = 100
+_SETTINGS = b"\x04"
 _HOP_BY_HOP = frozenset(
     {b"host", b"connection", b"transfer-encoding", b"keep-alive", b"upgrade", b"proxy-connection"}
 )
@@ -92,7 +93,8 @@ class Connection(asyncio.Protocol):
         self._capacity = _STREAMS
         # Why no new stream may be opened: lost, or told to go away.
         self._closing: Broken | None = None
-        self.last_heard = self._loop.time()
+        # When the peer last sent something, on the event loop's clock; 0 before.
+        self.last_heard = 0.0
 
     # What the pool asks.
 
@@ -210,11 +212,13 @@ class Connection(asyncio.Protocol):
         self._flush()
 
     def data_received(self, data: bytes) -> None:
-        self.last_heard = self._loop.time()
-        if not self._ready.done() and data.startswith(b"HTTP/"):
-            self._fail_ready(NotHttp2())
-            self._lose(Broken("the peer speaks HTTP/1"))
+        if not self.last_heard and len(data) > 3 and not data.startswith(_SETTINGS, 3):
+            # The first frame is SETTINGS; RFC 9113, section 3.4.
+            error = NotHttp2() if data.startswith(b"HTTP/") else Broken("the peer speaks no HTTP")
+            self._fail_ready(error)
+            self._lose(Broken(str(error)))
             return
+        self.last_heard = self._loop.time()
         try:
             events = self._h2.receive_data(data)
         except h2.exceptions.ProtocolError as error:

@@ -109,6 +109,7 @@ async def start_gateway(model: Model) -> AsyncIterator[StartGateway]:
             channel = await stack.enter_async_context(
                 ChannelPool(server.address, size=1, name="llm-gateway", default_timeout=20.0)
             )
+            await channel.warm(10.0)
             return Gateway(Stub(channel), registry)
 
         yield start

@@ -1,6 +1,7 @@
 """Cancelling ends the request upstream, at once, in every phase, and nothing else."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -204,3 +205,48 @@ async def test_stopping_the_gateway_ends_what_does_not_end_itself(model: Model) 
             await server.stop()
 
     assert await model.ended() == "client_closed"
+
+
+async def test_stopping_the_gateway_lets_a_generation_end(model: Model) -> None:
+    model.plays({"blocks": [{"type": "text", "tokens": 20}], "latency": {"tokens_per_second": 40}})
+    settings = Settings(listen="127.0.0.1:0", base_url=model.url, drain_seconds=10)
+    async with build(settings) as server:
+        await server.start()
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            call = Stub(channel).Generate(ask())
+            await first_text(call)
+            stopping = asyncio.create_task(server.stop())
+            assert kinds(await read(call))[-1] == "finished"
+            await stopping
+
+    assert await model.ended() == "completed"
+
+
+async def test_calls_cancelled_at_any_moment_leave_the_connection_and_the_others_whole(
+    start_gateway: StartGateway, model: Model, provider: FaultProxy
+) -> None:
+    gateway = await start_gateway(base_url=f"http://{provider.address}", connections=1)
+    model.plays({"blocks": [{"type": "text", "tokens": 30}], "latency": {"tokens_per_second": 300}})
+    chance = random.Random(5)
+
+    async def leave_after(messages: int) -> None:
+        call = gateway.stub.Generate(ask())
+        if messages:
+            async for _ in call:
+                messages -= 1
+                if not messages:
+                    break
+        call.cancel()
+
+    async with asyncio.TaskGroup() as group:
+        kept = []
+        for _ in range(150):
+            if chance.random() < 0.2:
+                kept.append(group.create_task(read(gateway.stub.Generate(ask()))))
+            else:
+                group.create_task(leave_after(chance.randrange(4)))
+
+    assert len({said(task.result()) for task in kept}) == 1
+    await eventually(lambda: idle(gateway))
+    await eventually(lambda: all(each.ended for each in model.requests()))
+    assert provider.connections == 1
