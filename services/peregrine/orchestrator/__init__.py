@@ -6,9 +6,12 @@ process owns a run at a time, under a lease with an epoch; what it appends under
 refused everywhere.
 
     service.py    what is asked: check, translate, call, translate
-    runs.py       the runs this process owns: start, take over, cancel, hand over
+    runs.py       the runs this process owns: start, take over, cancel, drain
+    live.py       one run at work here: its task, and how it leaves
     turn.py       one run from its message to its terminal event: model → tools → model
     toolcalls.py  the tool calls of one step, eager where they may be
+    speech.py     what the model says: deltas for readers, blocks for the journal
+    journal.py    the pen of a run: events in order, durable where they must be
     replay.py     a log folded into where the run stands (pure)
     plan.py       what an agent's definition comes to for one run (pure)
     prompt.py     what the model is asked (pure)

@@ -11,25 +11,23 @@ import hashlib
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import structlog
 
 from peregrine.api.memory.v1 import memory_pb2 as memory
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.kit import context, errors
-from peregrine.kit.channel import DEADLINE_MARGIN
-from peregrine.kit.eventlog import Claim, EventLog, Fenced, Writer
+from peregrine.kit.eventlog import Claim, EventLog, Recovered, Writer
 from peregrine.kit.postgres import Connection, Database
 from peregrine.orchestrator import plan as plans
 from peregrine.orchestrator import replay as replays
 from peregrine.orchestrator.agents import Agents
 from peregrine.orchestrator.journal import Journal
+from peregrine.orchestrator.live import LiveRun
 from peregrine.orchestrator.metrics import Metrics
 from peregrine.orchestrator.store import NewRun, Store, StoredRun
-from peregrine.orchestrator.toolcalls import InDoubt
-from peregrine.orchestrator.turn import Facts, Turn, begin_request
-from peregrine.orchestrator.upstream import Upstream, to_proto
+from peregrine.orchestrator.turn import Facts, begin_request
+from peregrine.orchestrator.upstream import Upstream
 from peregrine.orchestrator.waterfall import Recorder, recorded
 
 _SCAN_SECONDS = 1.0
@@ -40,23 +38,6 @@ _HANDOVER_SECONDS = 5.0
 _STARTS_AT_ONCE = 32
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True, eq=False)
-class LiveRun:
-    """A run at work in this process. Flags say why its task was cancelled, when it was."""
-
-    facts: Facts
-    plan: plans.Plan
-    journal: Journal
-    replay: replays.Replay
-    recorder: Recorder
-    remaining: float
-    task: asyncio.Task[None]
-    cancelled: bool = False
-    handing_over: bool = False
-    # The terminal event is being written: nothing stops the task any more.
-    ending: bool = False
 
 
 class Runs:
@@ -83,6 +64,7 @@ class Runs:
         self._max_live = max_live
         self._drain_seconds = drain_seconds
         self._live: dict[uuid.UUID, LiveRun] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._starting = 0
         self._start_turns = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._adopting: set[asyncio.Task[None]] = set()
@@ -209,8 +191,6 @@ class Runs:
             # Where this fails, a take-over finds the run and ends it.
             await asyncio.shield(Journal(writer).finish(outcome, also=remove))
 
-    # ---- working ----
-
     def _work(
         self,
         facts: Facts,
@@ -221,154 +201,27 @@ class Runs:
         remaining: float,
         loaded: memory.BeginTurnResponse | None,
     ) -> LiveRun:
-        turn = Turn(
+        live = LiveRun(
             facts=facts,
             plan=plan,
             replay=replay,
             journal=journal,
-            upstream=self._upstream,
             recorder=recorder,
+            remaining=remaining,
+            store=self._store,
+            upstream=self._upstream,
             metrics=self._metrics,
         )
-        with context.bind(
-            identity=facts.identity,
-            timeout=remaining,
-            run_id=str(facts.run_id),
-            conversation_id=str(facts.conversation_id),
-            detach=True,
-        ):
-            # The task inherits this context: the caller's deadline is not the run's.
-            ready = asyncio.get_running_loop().create_future()
-            task = asyncio.create_task(self._drive(ready, turn, loaded))
-        live = LiveRun(facts, plan, journal, replay, recorder, remaining, task)
-        ready.set_result(live)
+        task = live.begin(loaded)
         self._live[facts.run_id] = live
-        task.add_done_callback(lambda _: self._live.pop(facts.run_id, None))
+        self._tasks.add(task)
+
+        def left(_: asyncio.Task[None]) -> None:
+            self._live.pop(facts.run_id, None)
+            self._tasks.discard(task)
+
+        task.add_done_callback(left)
         return live
-
-    async def _watch_lease(self, live: LiveRun) -> None:
-        """Stops the work of a run that this process no longer owns."""
-        await live.journal.writer.lost.wait()
-        if not live.ending:
-            live.task.cancel()
-
-    async def _drive(
-        self,
-        ready: "asyncio.Future[LiveRun]",
-        turn: Turn,
-        loaded: memory.BeginTurnResponse | None,
-    ) -> None:
-        """The life of one run in this process; the broad catch at its top."""
-        live = await ready
-        writer = live.journal.writer
-        lease = asyncio.create_task(self._watch_lease(live))
-        try:
-            with self._metrics.at_work(live.plan.agent, live.journal):
-                outcome = await self._outcome(live, turn, loaded)
-                await self._end(live, outcome)
-        except asyncio.CancelledError:
-            if live.handing_over:
-                await self._hand_over(live)
-            elif writer.lost.is_set():
-                log.info("run_lost")
-            else:
-                raise
-        except Fenced:
-            log.info("run_lost")
-        except errors.Unavailable as error:
-            # PostgreSQL is away for longer than the log can hold: whoever claims it goes on.
-            log.warning("run_abandoned", reason=error.reason)
-        except Exception:
-            # Nobody knows what is wrong with it here: somebody else may do better.
-            self._metrics.failures.inc()
-            log.exception("run_broke")
-            await self._hand_over(live)
-        finally:
-            lease.cancel()
-
-    async def _outcome(
-        self, live: LiveRun, turn: Turn, loaded: memory.BeginTurnResponse | None
-    ) -> pb.RunFinished:
-        """How the run ends, whatever it ends by."""
-        try:
-            async with asyncio.timeout(max(live.remaining, 0.0)) as limit:
-                return await turn.run(loaded)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not live.cancelled or live.journal.writer.lost.is_set() or task is None:
-                raise
-            task.uncancel()
-            return self._failed(live, pb.RUN_STATE_CANCELLED, None)
-        except InDoubt as doubt:
-            return await self._wait_in_doubt(live, doubt)
-        except Fenced:
-            raise
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            error: errors.PeregrineError = _time_is_over()
-        except errors.DeadlineExceeded as raised:
-            # A call gets what is left of the run's time less a margin, so it notices first.
-            left = context.deadline_remaining()
-            error = raised if left is None or left > 2 * DEADLINE_MARGIN else _time_is_over()
-        except errors.PeregrineError as raised:
-            error = raised
-        except Exception:
-            self._metrics.failures.inc()
-            log.exception("run_failed")
-            error = errors.Internal("the run failed inside", reason="INTERNAL_ERROR")
-        return self._failed(live, pb.RUN_STATE_FAILED, error)
-
-    def _failed(
-        self, live: LiveRun, state: "pb.RunState", error: errors.PeregrineError | None
-    ) -> pb.RunFinished:
-        steps = live.replay.steps
-        return pb.RunFinished(
-            state=state,
-            error=to_proto(error) if error is not None else None,
-            usage=live.replay.usage,
-            steps=steps[-1].number if steps else 0,
-            degradations=live.replay.degradations,
-        )
-
-    async def _wait_in_doubt(self, live: LiveRun, doubt: InDoubt) -> pb.RunFinished:
-        """Waits, visibly and under the lease, until somebody cancels the run."""
-        live.journal.emit(
-            run_waiting=pb.RunWaiting(
-                state=pb.RUN_STATE_IN_DOUBT, call_id=doubt.call.call_id, tool=doubt.call.tool
-            )
-        )
-        await self._store.set_state(live.facts.identity, live.facts.run_id, pb.RUN_STATE_IN_DOUBT)
-        try:
-            await asyncio.get_running_loop().create_future()
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not live.cancelled or live.journal.writer.lost.is_set() or task is None:
-                raise
-            task.uncancel()
-        return self._failed(live, pb.RUN_STATE_CANCELLED, None)
-
-    async def _end(self, live: LiveRun, outcome: pb.RunFinished) -> None:
-        live.ending = True
-        outcome.waterfall.CopyFrom(live.recorder.finish(time.monotonic()))
-        run_id = live.facts.run_id
-        position = live.journal.writer.next_sequence
-
-        async def write(conn: Connection) -> None:
-            await self._store.finish_run(conn, run_id, outcome, position)
-
-        # The deadline of the run has no say in writing down how it ended.
-        with context.bind(detach=True):
-            await live.journal.finish(outcome, also=write)
-        self._metrics.run_finished(live.plan.agent, outcome)
-        log.info(
-            "run_finished",
-            agent=live.plan.agent,
-            state=pb.RunState.Name(outcome.state),
-            reason=outcome.error.reason,
-            steps=outcome.steps,
-            wall_ms=round(outcome.waterfall.wall_ms, 1),
-        )
 
     # ---- cancelling ----
 
@@ -384,9 +237,8 @@ class Runs:
 
     def _cancel(self, run_id: uuid.UUID) -> None:
         live = self._live.get(run_id)
-        if live is not None and not live.cancelled and not live.ending:
-            live.cancelled = True
-            live.task.cancel()
+        if live is not None:
+            live.cancel()
 
     async def _watch_cancels(self) -> None:
         """Sees the requests that reached another orchestrator."""
@@ -412,6 +264,7 @@ class Runs:
             task.add_done_callback(self._adopting.discard)
 
     async def _adopt(self, claim: Claim) -> None:
+        recovered: Recovered | None = None
         try:
             stored = await self._store.take_over(claim.log_id)
             recovered = await self._log.recover(claim)
@@ -420,27 +273,21 @@ class Runs:
                 outcome = pb.RunFinished(state=pb.RUN_STATE_CANCELLED)
                 await Journal(recovered.writer).finish(outcome, also=None)
                 return
-            events = [pb.RunEvent.FromString(entry.payload) for entry in recovered.entries]
-            self._resume(stored, claim, recovered.writer, events, truncated=recovered.truncated)
+            self._resume(stored, claim, recovered)
         except errors.PeregrineError as error:
             # The lease runs out again, and somebody tries again.
             log.warning("take_over_failed", run_id=str(claim.log_id), reason=error.reason)
         except Exception:
             self._metrics.failures.inc()
             log.exception("take_over_broke", run_id=str(claim.log_id))
+            if recovered is not None:
+                recovered.writer.discard()
 
-    def _resume(
-        self,
-        stored: StoredRun,
-        claim: Claim,
-        writer: Writer,
-        events: list[pb.RunEvent],
-        *,
-        truncated: bool,
-    ) -> None:
+    def _resume(self, stored: StoredRun, claim: Claim, recovered: Recovered) -> None:
+        events = [pb.RunEvent.FromString(entry.payload) for entry in recovered.entries]
         plan = plans.resolve(stored.agent, stored.spec, stored.input)
         replay = replays.fold(events)
-        journal = Journal(writer)
+        journal = Journal(recovered.writer)
         now = time.monotonic()
         accepted = now - stored.age
         recorder = Recorder(accepted, recorded(events, stored.age, time.time()))
@@ -453,7 +300,7 @@ class Runs:
             message=stored.input.message,
             turn_id=stored.input.request_id or str(stored.run_id),
         )
-        if truncated:
+        if recovered.truncated:
             journal.emit(log_truncated=pb.LogTruncated(to=replay.last_sequence))
         reason = (
             pb.TAKEOVER_REASON_HANDED_OVER if claim.released else pb.TAKEOVER_REASON_LEASE_EXPIRED
@@ -480,26 +327,15 @@ class Runs:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, *self._adopting, return_exceptions=True)
-        tasks = [live.task for live in self._live.values()]
-        if tasks:
-            await asyncio.wait(tasks, timeout=self._drain_seconds)
-        leaving = [live for live in self._live.values() if not live.ending]
-        for live in leaving:
-            live.handing_over = True
-            live.task.cancel()
-        tasks = [live.task for live in self._live.values()]
-        if tasks:
-            await asyncio.wait(tasks, timeout=_HANDOVER_SECONDS)
+        await self._settled(self._drain_seconds)
+        for live in self._live.values():
+            live.hand_over()
+        await self._settled(_HANDOVER_SECONDS)
 
-    async def _hand_over(self, live: LiveRun) -> None:
-        """Gives the run away; where that fails, its lease runs out."""
-        try:
-            async with asyncio.timeout(_HANDOVER_SECONDS):
-                await live.journal.writer.release()
-        except (TimeoutError, errors.PeregrineError) as error:
-            log.warning("handover_failed", error=type(error).__name__)
-        else:
-            log.info("run_handed_over")
+    async def _settled(self, timeout: float) -> None:
+        """Waits until no run is at work here, at most `timeout` seconds."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout)
 
     async def _forever(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -512,7 +348,3 @@ class Runs:
                 self._metrics.failures.inc()
                 log.exception("background_broke", work=name)
                 await asyncio.sleep(_SCAN_SECONDS)
-
-
-def _time_is_over() -> errors.DeadlineExceeded:
-    return errors.DeadlineExceeded("the run's time is over", reason="RUN_DEADLINE_EXCEEDED")

@@ -23,12 +23,15 @@ from peregrine.orchestrator.journal import Journal
 from peregrine.orchestrator.metrics import Metrics
 from peregrine.orchestrator.plan import Plan
 from peregrine.orchestrator.replay import Replay, Step, add_usage
+from peregrine.orchestrator.speech import Speech
 from peregrine.orchestrator.toolcalls import InDoubt, ToolCalls
 from peregrine.orchestrator.upstream import Upstream, from_proto
 from peregrine.orchestrator.waterfall import Recorder
 
 # How long an answer that exists waits for a memory that is away, before the run ends without it.
 _REMEMBER_SECONDS = 10.0
+# Before a model call is made again because the gateway was lost; doubled each time, with jitter.
+_FIRST_BACKOFF = 0.5
 
 _STOP_REASONS = {
     llm.STOP_REASON_END_TURN: pb.STOP_REASON_END_TURN,
@@ -207,6 +210,7 @@ class Turn:
     async def _model_call(self, step: Step, messages: list[common.Message]) -> None:
         """Makes a step's model call and runs its tools; calls again if the gateway is lost."""
         request = self._request(step, messages)
+        backoff = _FIRST_BACKOFF
         while True:
             try:
                 await self._attempt(step, request)
@@ -215,7 +219,8 @@ class Turn:
                 if step.finished is not None or not context.retry_budget().take():
                     raise
                 self._restart(step, error.reason)
-                await asyncio.sleep(random.uniform(0.05, 0.25) if not error.retry_after else 0.25)
+                await asyncio.sleep(max(error.retry_after or 0.0, random.uniform(0, backoff)))
+                backoff *= 2
 
     def _restart(self, step: Step, reason: str) -> None:
         step.restart()
@@ -350,7 +355,7 @@ class Turn:
                 "the model's answer broke off", reason="GENERATION_BROKEN_OFF", retry_after=0.1
             )
 
-    def _finish_step(self, step: Step, finished: llm.GenerationFinished, speech: "Speech") -> None:
+    def _finish_step(self, step: Step, finished: llm.GenerationFinished, speech: Speech) -> None:
         speech.flush(end=True)
         step.finished = pb.StepFinished(
             step=step.number,
@@ -422,59 +427,6 @@ class Turn:
 
     def _span(self, kind: "pb.SpanKind", name: str, step: int, begun: float) -> None:
         self._recorder.add(kind, name, step, begun, time.monotonic())
-
-
-class Speech:
-    """What the model says in one call: deltas for the readers, whole blocks for the journal.
-
-    Text that came together leaves as one event.
-    """
-
-    def __init__(self, step: int, journal: Journal, *, live: bool) -> None:
-        self._step = step
-        self._journal = journal
-        self._live = live
-        self._pending: list[str] = []
-        self._thoughts: list[str] = []
-        self._text: list[str] = []
-        self.blocks: list[common.ContentBlock] = []
-
-    def say(self, text: str) -> None:
-        self._pending.append(text)
-
-    def think(self, text: str) -> None:
-        self._thoughts.append(text)
-
-    def add(self, block: common.ContentBlock) -> None:
-        self.flush()
-        self._close_text()
-        self.blocks.append(block)
-
-    def flush(self, *, end: bool = False) -> None:
-        if self._thoughts and (self._live or end):
-            thought = pb.ThinkingDelta(step=self._step, text="".join(self._thoughts))
-            self._thoughts.clear()
-            self._journal.emit(thinking_delta=thought)
-        if self._pending:
-            text = "".join(self._pending)
-            self._pending.clear()
-            self._text.append(text)
-            if self._live:
-                self._journal.emit(text_delta=pb.TextDelta(step=self._step, text=text))
-        if end:
-            self._close_text()
-            if not self._live:
-                self._say_all()
-
-    def _say_all(self) -> None:
-        for block in self.blocks:
-            if block.WhichOneof("block") == "text":
-                self._journal.emit(text_delta=pb.TextDelta(step=self._step, text=block.text))
-
-    def _close_text(self) -> None:
-        if self._text:
-            self.blocks.append(common.ContentBlock(text="".join(self._text)))
-            self._text.clear()
 
 
 def _first(group: BaseExceptionGroup) -> BaseException:
