@@ -22,7 +22,7 @@ from rich.text import Text
 
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.cli import waterfall
-from peregrine.cli.words import arguments, printable
+from peregrine.cli.words import Wrap, arguments, printable
 from peregrine.client import ToolActivity, Transcript
 
 # Seconds between two redraws of the live region.
@@ -55,6 +55,7 @@ class Screen:
         self._clock = clock
         self._unicode = (console.encoding or "").lower().startswith("utf")
         self._at_line_start = True
+        self._wrap = Wrap()
         self._wrote_text = False
         self._region: list[str] = []  # call ids
         self._drawn = 0
@@ -284,7 +285,10 @@ class Screen:
         self._at_line_start = True
 
     def _write(self, text: str) -> None:
-        self._console.out(text, end="", highlight=False)
+        if self._at_line_start:
+            self._wrap.restart()
+        shown = self._wrap.feed(text, self._width()) if self._live else text
+        self._console.out(shown, end="", highlight=False)
         self._console.file.flush()
         self._at_line_start = text.endswith("\n")
 

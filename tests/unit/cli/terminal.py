@@ -3,13 +3,14 @@
 import io
 import re
 
+from rich.cells import cell_len
 from rich.console import Console
 
 _TOKEN = re.compile(r"\x1b\[(\d*)([A-Za-z])|\x1b\[[\d;]*m|(.|\n)", re.DOTALL)
 
 
 class Terminal(io.StringIO):
-    """Understands text, newline, carriage return, cursor up and erase line; not wrapping."""
+    """Understands text, newline, carriage return, cursor up and back, erase; it never wraps."""
 
     encoding = "utf-8"
 
@@ -17,27 +18,31 @@ class Terminal(io.StringIO):
         return True
 
     def rows(self) -> list[str]:
-        rows = [""]
+        rows: list[list[str]] = [[]]  # of cells; the second one of a wide character is empty
         row = column = 0
         for count, code, character in _TOKEN.findall(self.getvalue()):
             if code == "A":
                 row -= int(count or 1)
                 assert row >= 0, "moved above the first row"
+            elif code == "D":
+                column -= int(count or 1)
+                assert column >= 0, "moved before the first column"
             elif code == "K":
-                rows[row] = ""
+                rows[row] = [] if count == "2" else rows[row][:column]
             elif code:
-                assert code == "m", f"an unexpected control sequence: {code}"
+                raise AssertionError(f"an unexpected control sequence: {code}")
             elif character == "\n":
                 row, column = row + 1, 0
                 if row == len(rows):
-                    rows.append("")
+                    rows.append([])
             elif character == "\r":
                 column = 0
             elif character:
-                line = rows[row].ljust(column)
-                rows[row] = line[:column] + character + line[column + 1 :]
-                column += 1
-        return rows
+                cells = [character, *[""] * (cell_len(character) - 1)]
+                line = rows[row] + [" "] * (column - len(rows[row]))
+                rows[row] = line[:column] + cells + line[column + len(cells) :]
+                column += len(cells)
+        return ["".join(cells) for cells in rows]
 
     def text(self) -> str:
         return "\n".join(row.rstrip() for row in self.rows())

@@ -3,11 +3,14 @@
 import io
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from peregrine.api.common.v1 import common_pb2
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.cli.screen import Screen
-from peregrine.cli.words import arguments, printable
+from peregrine.cli.words import Wrap, arguments, printable
 from tests.support.fake_orchestrator import (
     finished,
     restarted,
@@ -72,6 +75,30 @@ def test_text_stands_as_it_came_below_the_model(sight: Sight) -> None:
 
 def test_a_real_model_is_not_called_simulated(sight: Sight) -> None:
     assert sight.see(started(), step(1, simulated=False))[0] == "assistant · claude-sonnet-5-5"
+
+
+def test_lines_break_between_words_that_come_in_pieces() -> None:
+    sight = Sight(width=21)
+    pieces = ("Refunds are gran", "ted ", "with", "in thir", "ty days of the day.\n", "So.")
+    assert sight.see(started(), step(1), *(text(1, piece) for piece in pieces))[1:] == [
+        "Refunds are granted",
+        "within thirty days",
+        "of the day.",
+        "So.",
+    ]
+
+
+@given(
+    st.lists(st.text(alphabet="ab 漢\n", max_size=12), max_size=12),
+    st.integers(min_value=2, max_value=9),
+)
+def test_wrapping_loses_nothing_and_keeps_within_the_width(pieces: list[str], width: int) -> None:
+    terminal, wrap = Terminal(), Wrap()
+    for piece in pieces:
+        terminal.write(wrap.feed(piece, width))
+    said = "".join(pieces)
+    assert terminal.text().split() == said.split() or width < max(map(cell_len, said.split()))
+    assert "".join(terminal.text().split()) == "".join(said.split())
 
 
 def test_while_the_model_is_waited_for_something_turns_and_then_is_gone(sight: Sight) -> None:
@@ -281,5 +308,5 @@ def test_arguments_are_shown_in_short(given: str, shown: str) -> None:
     assert arguments(given) == shown
 
 
-def test_printable_keeps_text_tabs_and_newlines() -> None:
-    assert printable("ä\t→\n漢\x00\x1f\x7f\x85") == "ä\t→\n漢"
+def test_printable_keeps_text_and_newlines() -> None:
+    assert printable("ä\t→\n漢\x00\x1f\x7f\x85") == "ä    →\n漢"
