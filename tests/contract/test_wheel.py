@@ -1,5 +1,6 @@
 """The wheel holds what a service needs when nothing of the repository is beside it."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]
     command = "pip wheel --quiet --no-deps --no-build-isolation --no-index --wheel-dir"
     subprocess.run(
         [sys.executable, "-m", *command.split(), str(directory), str(source)],
+        env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
         check=True,
         capture_output=True,
         timeout=110,
