@@ -3,8 +3,8 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -68,24 +68,22 @@ def run(work: Coroutine[Any, Any, int]) -> NoReturn:
     raise typer.Exit(code)
 
 
-class failures:
+@contextmanager
+def failures() -> Iterator[None]:
     """Turns what the services raise into one clear line on stderr and an exit code."""
-
-    def __enter__(self) -> None:
-        telemetry.configure_logging("cli", "error")
-        # grpc's own words about connections would stand between ours.
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        match error:
-            case Unreachable():
-                fail(str(error), UNREACHABLE)
-            case PeregrineError():
-                fail(describe(error), FAILED)
-            case SettingsError():
-                fail(str(error), USAGE)
-            case KeyboardInterrupt():
-                raise typer.Exit(INTERRUPTED) from None
+    telemetry.configure_logging("cli", "error")
+    # grpc's own words about connections would stand between ours.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        yield
+    except Unreachable as error:
+        fail(str(error), UNREACHABLE)
+    except PeregrineError as error:
+        fail(describe(error), FAILED)
+    except SettingsError as error:
+        fail(str(error), USAGE)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 _GUTTER = 2
+# Of a last column that is cut to fit, this much is worth leaving others out for.
+_LEAST_TEXT = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +39,15 @@ def show(
     ]
     kept = list(range(len(columns)))
     if console.is_terminal:
-        while len(kept) > 1 and _total(kept, widths) > console.width:
-            least = max(kept, key=lambda index: (columns[index].rank, index))
-            if columns[least].rank == 0:
+        while len(kept) > 1 and _least(columns, kept, widths) > console.width:
+            spared = max(kept, key=lambda index: (columns[index].rank, index))
+            if columns[spared].rank == 0:
                 break
-            kept.remove(least)
+            kept.remove(spared)
         last = kept[-1]
-        spare = console.width - (_total(kept, widths) - widths[last])
-        if not columns[last].right and widths[last] > spare >= 8:
-            widths[last] = spare
+        room = console.width - _total(kept, widths) + widths[last]
+        if not columns[last].right and widths[last] > room >= _LEAST_TEXT // 3:
+            widths[last] = room
     heading = [columns[index].heading for index in range(len(columns))]
     for number, row in enumerate([heading, *rows]):
         cells = []
@@ -75,6 +77,13 @@ def one_line(text: str, most: int = 200) -> str:
     """The text without line breaks, cut when it is long."""
     line = " ".join(text.split())
     return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def _least(columns: Sequence[Column], kept: Sequence[int], widths: Sequence[int]) -> int:
+    """The width that the columns need when the last one may be cut."""
+    last = kept[-1]
+    cut = 0 if columns[last].right else max(widths[last] - _LEAST_TEXT, 0)
+    return _total(kept, widths) - cut
 
 
 def _total(kept: Sequence[int], widths: Sequence[int]) -> int:

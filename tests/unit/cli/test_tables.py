@@ -35,7 +35,19 @@ def test_columns_are_aligned() -> None:
     ]
 
 
-def test_on_a_narrow_terminal_the_least_needed_go_first_and_the_last_is_cut() -> None:
+def test_the_last_column_is_cut_before_others_go() -> None:
+    assert on_terminal(52) == [
+        "RUN         AGENT      AGE  TITLE",
+        "0123456789  assistant   5s  What is 25 * 17, and wh…",
+        "1123456789  a          12m  漢字",
+    ]
+
+
+def test_on_a_narrow_terminal_the_least_needed_go_first() -> None:
+    assert on_terminal(41)[:2] == [
+        "RUN         AGE  TITLE",
+        "0123456789   5s  What is 25 * 17, and wh…",
+    ]
     assert on_terminal(30) == [
         "RUN         TITLE",
         "0123456789  What is 25 * 17,…",
