@@ -5,8 +5,8 @@ and not for this job. Closing a response sends no RST_STREAM: tried against the 
 provider went on to the end of its answer, and the bytes that nobody reads use up the connection's
 window. A read timeout of one request fails all
 others of its connection. A task that is cancelled while it writes can lose a frame that other
-streams depend on. And its locks and generators cost about as much CPU per event as everything else
-in this service. Here:
+streams depend on. (It also costs a quarter more CPU: 137 µs against 110 µs per event, SDK and
+decoding included, for ten streams of 200 tokens at 100 a second.) Here:
 
 - Frames are handed to the socket in the call that makes them; nothing a task does or fails to do
   can lose one. Reading is the event loop's: no task holds a lock over others.
