@@ -3,10 +3,10 @@
 The client that comes with `httpx2` (httpcore2 2.16) speaks HTTP/2 well enough for short requests,
 and not for this job. Closing a response sends no RST_STREAM: tried against the simulator, the
 provider went on to the end of its answer, and the bytes that nobody reads use up the connection's
-window. A read timeout of one request fails all
-others of its connection. A task that is cancelled while it writes can lose a frame that other
-streams depend on. (It also costs a quarter more CPU: 137 µs against 110 µs per event, SDK and
-decoding included, for ten streams of 200 tokens at 100 a second.) Here:
+window. A read timeout of one request fails all others of its connection. A task that is cancelled
+while it writes can lose a frame that other streams depend on. (It also costs a quarter more CPU:
+137 µs against 110 µs per event, SDK and decoding included, for ten streams of 200 tokens at 100 a
+second.) Here:
 
 - Frames are handed to the socket in the call that makes them; nothing a task does or fails to do
   can lose one. Reading is the event loop's: no task holds a lock over others.
