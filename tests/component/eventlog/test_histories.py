@@ -51,7 +51,8 @@ class View:
 
     def take(self, entry: Entry) -> None:
         if entry.sequence <= len(self.entries):
-            assert entry.epoch > self.entries[entry.sequence - 1].epoch, "went back for nothing"
+            void = self.entries[entry.sequence - 1]
+            assert entry.epoch > void.epoch, f"went back for {entry}, had {void}"
             del self.entries[entry.sequence - 1 :]
         assert entry.sequence == len(self.entries) + 1, "a gap"
         self.entries.append(entry)

@@ -53,6 +53,10 @@ def test_the_beginning_is_the_beginning_under_every_epoch() -> None:
     assert served is not None and len(served) == 2
 
 
+def test_a_reader_sent_back_to_the_beginning_is_not_served_what_was_void() -> None:
+    assert Cursor(0, 2).served_by(window(1, 2, epoch=1), trusted=True) is None
+
+
 def test_the_owner_may_take_a_bare_position_as_its_own_if_it_is_there() -> None:
     served = Cursor(5, None).served_by(window(1, 9, epoch=2), trusted=True)
     assert served is not None and served[0].sequence == 6

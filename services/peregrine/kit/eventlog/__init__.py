@@ -60,7 +60,8 @@ last open, it is set even if nothing was lost.
 
 from peregrine.kit.eventlog.entry import Entry
 from peregrine.kit.eventlog.failures import Fenced, LogCompacted, LogFinished, LogNotFound
-from peregrine.kit.eventlog.log import Claim, EventLog, Recovered
+from peregrine.kit.eventlog.log import EventLog, Recovered
+from peregrine.kit.eventlog.store import Claim
 from peregrine.kit.eventlog.writer import Writer
 
 __all__ = [

@@ -23,7 +23,7 @@ from peregrine.kit.eventlog.hub import Feed, Hub
 from peregrine.kit.eventlog.leases import Leases
 from peregrine.kit.eventlog.metrics import Metrics
 from peregrine.kit.eventlog.reader import Cursor, Reader, moved
-from peregrine.kit.eventlog.store import Also, Store, Write
+from peregrine.kit.eventlog.store import Also, Claim, Store, Write
 from peregrine.kit.eventlog.tail import Tail
 from peregrine.kit.eventlog.window import Window
 from peregrine.kit.eventlog.writer import Backlog, Writer
@@ -37,28 +37,6 @@ CLAIM_SECONDS = 15.0
 RETRY_LOOK_SECONDS = 1.0
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A log that is now leased to this process, still to be recovered.
-
-    Attributes:
-      released: its former owner let go of it in order, with everything durable.
-    """
-
-    address: Address
-    epoch: int
-    durable: int
-    released: bool
-
-    @property
-    def tenant(self) -> str:
-        return self.address.tenant
-
-    @property
-    def log_id(self) -> UUID:
-        return self.address.log_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +81,7 @@ class EventLog:
         buffer_seconds: float = 60.0,
     ) -> None:
         self._lease_seconds = lease_seconds
+        self._renew_seconds = renew_seconds
         self._buffer_seconds = buffer_seconds
         self._metrics = Metrics(registry)
         self._backlog = Backlog(buffer_bytes)
@@ -212,21 +191,20 @@ class EventLog:
         """Takes logs whose lease is over or was given up, oldest first, and leases them to this
         process under the next epoch. Each is to be recovered within a few seconds.
 
-        None for the length of a lease after PostgreSQL was away, so that owners which went on
-        meanwhile can renew first.
+        None for a moment after PostgreSQL was away, so that owners which went on meanwhile can
+        renew first.
 
         Raises: Unavailable.
         """
         self._refuse_if_closed()
-        if time.monotonic() - self._leases.failed_at < self._lease_seconds:
+        if time.monotonic() - self._leases.failed_at < 1.5 * self._renew_seconds:
             # PostgreSQL was away, maybe for everybody: owners that live get time to renew.
             return []
         try:
-            claimed = await self._store.claim(limit)
+            claims = await self._store.claim(limit)
         except Unavailable:
             self._leases.failed()
             raise
-        claims = [Claim(each.address, each.epoch, each.durable, each.released) for each in claimed]
         for claim in claims:
             self._claims[claim.address] = (claim, time.monotonic() + CLAIM_SECONDS)
             self._metrics.claimed.inc()
@@ -328,7 +306,13 @@ class EventLog:
             if taken is None:
                 raise Fenced(claim.log_id, claim.epoch, "the tail has a newer owner")
             intact = intact or taken.intact
-            entries = continuing(taken.entries, claim.durable)
+            # An older epoch's entries beyond what is durable were void for the last writer: it
+            # began before them, without the tail (it could not reach it).
+            theirs = [each for each in taken.entries if each.epoch == claim.writer_epoch]
+            entries = continuing(theirs, claim.durable)
+        if claim.writer_epoch > 1 and not claim.released:
+            # If the last writer had something to say about void entries, it was not heard.
+            intact = intact and claim.durable + len(entries) >= claim.writer_start
         write = Write(claim.address, claim.epoch, claim.durable, entries)
         whole = await self._store.adopt(write)
         if whole is None:

@@ -43,7 +43,8 @@ class Cursor:
         if window.closed:
             return None
         if self.epoch != window.epoch:
-            fresh = self.position == 0 and window.first == 1 and window.visible > 0
+            older = self.epoch is not None and self.epoch > window.epoch
+            fresh = self.position == 0 and window.first == 1 and window.visible > 0 and not older
             known = trusted and self.epoch is None and self.position <= window.visible
             if not fresh and not known:
                 return None

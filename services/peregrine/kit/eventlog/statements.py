@@ -97,7 +97,8 @@ WITH due AS (
 UPDATE eventlog.logs AS l
 SET owner = $1, epoch = l.epoch + 1, lease_until = clock_timestamp() + make_interval(secs => $3)
 FROM due WHERE l.log_id = due.log_id
-RETURNING l.tenant, l.log_id, l.epoch, l.durable_sequence, due.former
+RETURNING l.tenant, l.log_id, l.epoch, l.durable_sequence, due.former,
+    cardinality(l.starts) AS writer_epoch, l.starts[cardinality(l.starts)] AS writer_start
 """
 
 RELEASE_ALL = """

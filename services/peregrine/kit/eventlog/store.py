@@ -42,11 +42,29 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class Claim:
+    """A log that is now leased to this process, still to be recovered.
+
+    Attributes:
+      released: its former owner let go of it in order, with everything durable.
+      writer_epoch: the newest epoch that may have written.
+      writer_start: where that one began.
+    """
+
     address: Address
     epoch: int
     durable: int
     released: bool
+    writer_epoch: int
+    writer_start: int
+
+    @property
+    def tenant(self) -> str:
+        return self.address.tenant
+
+    @property
+    def log_id(self) -> UUID:
+        return self.address.log_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,17 +184,19 @@ class Store:
             )
         return {row["log_id"] for row in rows}
 
-    async def claim(self, limit: int) -> list[Claimed]:
+    async def claim(self, limit: int) -> list[Claim]:
         async with self._db.transaction(ALL_TENANTS) as conn:
             rows = await conn.fetch(
                 "eventlog_claim", statements.CLAIM, self._owner, limit, self._lease
             )
         return [
-            Claimed(
+            Claim(
                 Address(row["tenant"], row["log_id"]),
                 row["epoch"],
                 row["durable_sequence"],
                 row["former"] is None,
+                row["writer_epoch"],
+                row["writer_start"],
             )
             for row in rows
         ]
