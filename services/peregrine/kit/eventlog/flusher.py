@@ -64,6 +64,8 @@ class Flusher:
                 log.warning("log_flush_failed", error=repr(error))
                 self._give_up_on_old()
                 await asyncio.sleep(RETRY_SECONDS)
+                # Whoever was in a hurry still is.
+                self.hurry()
 
     async def _gather(self) -> None:
         wait = self._flush_seconds if self._tail_is_well() else AWAY_FLUSH_SECONDS
