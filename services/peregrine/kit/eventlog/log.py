@@ -19,10 +19,11 @@ from peregrine.kit.eventlog.entry import Address, Entry, continuing
 from peregrine.kit.eventlog.failures import Fenced, unavailable
 from peregrine.kit.eventlog.flusher import Flusher
 from peregrine.kit.eventlog.folder import Folder
-from peregrine.kit.eventlog.hub import Feed, Hub
+from peregrine.kit.eventlog.hub import Hub
 from peregrine.kit.eventlog.leases import Leases
 from peregrine.kit.eventlog.metrics import Metrics
-from peregrine.kit.eventlog.reader import Cursor, Reader, moved
+from peregrine.kit.eventlog.reader import Cursor
+from peregrine.kit.eventlog.readers import Readers
 from peregrine.kit.eventlog.store import Also, Claim, Store, Write
 from peregrine.kit.eventlog.tail import Tail
 from peregrine.kit.eventlog.window import Window
@@ -34,7 +35,6 @@ from peregrine.kit.redis import Redis
 LINGER_SECONDS = 3.0
 # How long a claim is kept alive for a caller that has not come to recover it.
 CLAIM_SECONDS = 15.0
-RETRY_LOOK_SECONDS = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -118,6 +118,9 @@ class EventLog:
             buffer_seconds=buffer_seconds,
         )
         self._folder = Folder(store=self._store)
+        self._readers = Readers(
+            store=self._store, tail=self._tail, hub=self._hub, writers=self._writers
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self._endings: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -142,6 +145,7 @@ class EventLog:
         """Makes everything durable, lets go of the logs still owned, and ends the tasks; within
         `timeout` seconds, after which what is not durable is left to the next owner."""
         self._closed = True
+        self._readers.closing = True
         try:
             async with asyncio.timeout(timeout):
                 if self._endings:
@@ -247,7 +251,7 @@ class EventLog:
           LogNotFound, LogCompacted.
           Unavailable: PostgreSQL is away and nothing could be read yet.
         """
-        return self._read(Address(tenant, log_id), Cursor(after, after_epoch), follow)
+        return self._readers.read(Address(tenant, log_id), Cursor(after, after_epoch), follow)
 
     # The engine of the writers.
 
@@ -327,63 +331,6 @@ class EventLog:
             confirmed=True,
         )
         return Recovered(self._register(writer), whole, not intact)
-
-    async def _read(
-        self, address: Address, cursor: Cursor, follow: bool
-    ) -> AsyncIterator[list[Entry]]:
-        reader = Reader(address=address, cursor=cursor, store=self._store, tail=self._tail)
-        writer: Writer | None = None
-        feed: Feed | None = None
-        looks = -1
-        known = False
-        try:
-            while not cursor.done:
-                if writer is None or writer.failure is not None:
-                    writer = self._writers.get(address)
-                if writer is not None and writer.failure is None:
-                    window = writer.window
-                elif follow:
-                    if feed is None:
-                        feed = await self._hub.attach(address)
-                    window = feed.window
-                else:
-                    window = Window(epoch=0, next_sequence=1)
-                own = writer is not None and window is writer.window
-                version = window.version
-                batch = cursor.served_by(window, trusted=own)
-                if batch:
-                    cursor.advance(batch, epoch=window.epoch)
-                    known = True
-                    yield batch
-                    continue
-                if batch is not None and own and writer is not None and writer.finished_at:
-                    return  # it was asked for what follows the terminal entry
-                patience = None
-                if batch is None or (feed is not None and not own and looks != feed.looks):
-                    looks = feed.looks if feed is not None else -1
-                    try:
-                        found = await reader.look()
-                        known = True
-                    except Unavailable:
-                        if not known:
-                            raise
-                        found = ()
-                        patience = RETRY_LOOK_SECONDS
-                    if found:
-                        if feed is not None:
-                            feed.reached = max(feed.reached, cursor.position)
-                        yield list(found)
-                        continue
-                    if batch is None and cursor.served_by(window, trusted=own):
-                        continue
-                if cursor.done or (not follow and patience is None):
-                    return
-                await moved(window, version, patience)
-                if self._closed:
-                    raise unavailable("the process is ending", reason="LOG_CLOSED")
-        finally:
-            if feed is not None:
-                self._hub.detach(feed)
 
     def _writer(
         self,

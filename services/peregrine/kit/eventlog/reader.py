@@ -1,4 +1,4 @@
-"""Reading a log from any position, on any process, across PostgreSQL, the tail and the live end.
+"""Where a reader is, and how it goes on across PostgreSQL, the tail and the live end.
 
 A cursor is a position and an epoch: "these first `position` entries are the log's, as of `epoch`".
 Entries come from wherever they are found, as long as that proves to continue the cursor:
@@ -12,7 +12,6 @@ Entries come from wherever they are found, as long as that proves to continue th
 So the switch from one source to the next needs no coordination, and losing one only costs a look.
 """
 
-import asyncio
 from collections.abc import Sequence
 
 from peregrine.kit.errors import Unavailable
@@ -149,15 +148,3 @@ class Reader:
         while end < len(entries) and entries[end].epoch == cursor.epoch:
             end += 1
         return continuing(entries[:end], cursor.position)
-
-
-async def moved(window: Window, version: int, timeout: float | None) -> None:
-    """Waits for the window to move on from `version`, at most `timeout` seconds."""
-    if timeout is None:
-        await window.moved(version)
-        return
-    try:
-        async with asyncio.timeout(timeout):
-            await window.moved(version)
-    except TimeoutError:
-        pass
