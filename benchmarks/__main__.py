@@ -6,28 +6,47 @@ is a row that says why; the others go on.
 
 import argparse
 import asyncio
+import logging
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
+import structlog
 from rich.console import Console
 from rich.live import Live
 
 from benchmarks import rows
 from benchmarks.lab import Lab
-from benchmarks.measurements import calls, overhead
+from benchmarks.measurements import (
+    calls,
+    crowd,
+    eager,
+    gateway,
+    logs,
+    overhead,
+    start,
+    takeover,
+)
 from benchmarks.rows import Row
+from benchmarks.stack import REPOSITORY
 
 Measurement = Callable[[Lab], AsyncIterator[Row]]
 
 MEASUREMENTS: dict[str, Measurement] = {
     "echo": calls.echo,
     "overhead": overhead.overhead,
+    "gateway": gateway.gateway,
+    "eager": eager.eager,
+    "log": logs.logs,
+    "crowd": crowd.crowd,
+    "start": start.start,
+    "takeover": takeover.takeover,
 }
 # None takes longer on a machine that is not overloaded.
 _SECONDS = 90.0
-_RESULTS = Path(__file__).parent / "results"
+_RESULTS = REPOSITORY / "benchmarks" / "results"
+# Columns where there is no terminal to ask.
+_WIDTH = 120
 
 
 async def measure(names: list[str], show: Callable[[list[Row]], None]) -> list[Row]:
@@ -52,12 +71,16 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=list(MEASUREMENTS), default=[])
     only = parser.parse_args().only
     names = [name for name in MEASUREMENTS if not only or name in only]
+    # What the parts used in this process have to say would stand between the rows.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     console = Console()
+    if not console.is_terminal:
+        console.width = _WIDTH
     begun = time.monotonic()
     with Live(rows.table([]), console=console) as live:
-        done = asyncio.run(measure(names, lambda rows_: live.update(rows.table(rows_))))
+        done = asyncio.run(measure(names, lambda done: live.update(rows.table(done))))
     path = rows.write(done, _RESULTS, seconds=time.monotonic() - begun)
-    console.print(f"{path}", style="dim")
+    console.print(f"{path.relative_to(REPOSITORY)}", style="dim")
     return 1 if any(row.broken for row in done) else 0
 
 

@@ -14,7 +14,7 @@ from benchmarks import stack
 from benchmarks.echo import Echo
 from benchmarks.stack import REPOSITORY, Peregrine
 from peregrine.kit import postgres
-from peregrine.local import migrations, servers
+from peregrine.local import migrations, places, servers
 from peregrine.local.plan import Stores
 from peregrine.local.processes import Children
 
@@ -50,7 +50,7 @@ class Lab:
     async def echo(self) -> Echo:
         """The bare echo, its server a process of its own."""
         if self._echo is None:
-            port = servers.free_port()
+            port = places.free_port()
             self.children.spawn(
                 "echo",
                 [sys.executable, "-m", "benchmarks.echo", str(port)],

@@ -70,6 +70,10 @@ class Orchestrator:
         self.runs: Any = rpc.OrchestratorServiceStub(channel)
         self.agents: Any = rpc.AgentServiceStub(channel)
 
+    def over(self, channel: grpc.aio.Channel) -> "Orchestrator":
+        """Another client of the same process."""
+        return Orchestrator(self.service, self.child, channel)
+
     async def chat(self, message: str) -> Seen:
         """A whole run."""
         begun = time.monotonic()
