@@ -82,7 +82,13 @@ class FaultProxy:
             return
         session = asyncio.get_running_loop().create_task(self._relay(reader, writer))
         self._sessions.add(session)
-        session.add_done_callback(self._sessions.discard)
+        session.add_done_callback(lambda session: self._ended(session, writer))
+
+    def _ended(self, session: asyncio.Task[None], writer: asyncio.StreamWriter) -> None:
+        self._sessions.discard(session)
+        if session.cancelled():
+            # It may not even have begun.
+            _reset(writer)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ends = [writer]

@@ -10,6 +10,7 @@ from peregrine.kit.eventlog import Fenced
 from peregrine.kit.postgres import Connection
 from tests.component.eventlog.conftest import Cluster, Process
 from tests.support.dsn import socket_path, through
+from tests.support.eventually import eventually
 from tests.support.proxy import FaultProxy, fault_proxy
 
 
@@ -127,6 +128,33 @@ async def test_a_finish_waits_for_postgres_to_return(cluster: Cluster, proxy: Fa
     proxy.resume()
     assert await ending == 2
     assert [entry.payload for entry in await owner.read(writer)] == [b"1", b"end"]
+
+
+async def test_a_batch_whose_reply_is_lost_does_not_cost_the_log(
+    cluster: Cluster, proxy: FaultProxy
+) -> None:
+    owner = await owner_behind(
+        cluster, proxy, flush_seconds=60.0, lease_seconds=30.0, renew_seconds=60.0
+    )
+    direct = await cluster.process()
+    writer = await owner.create()
+    writer.append(b"1")
+    await writer.visible(1)
+    proxy.delay = 0.15
+    waiting = asyncio.create_task(writer.durable(1))
+
+    async def committed() -> bool:
+        async with direct.db.transaction("acme") as conn:
+            return bool(await conn.fetchval("t", "SELECT durable_sequence = 1 FROM eventlog.logs"))
+
+    await eventually(committed)
+    assert not waiting.done()
+    proxy.reset()
+    proxy.delay = 0.0
+    await waiting
+    writer.append(b"2")
+    await writer.finish(b"end")
+    assert [entry.payload for entry in await direct.read(writer)] == [b"1", b"2", b"end"]
 
 
 @pytest.mark.parametrize("seed", range(6))
