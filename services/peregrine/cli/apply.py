@@ -19,8 +19,8 @@ import typer
 from peregrine.api.cache.v1 import cache_pb2
 from peregrine.api.orchestrator.v1 import orchestrator_pb2
 from peregrine.api.tools.v1 import tools_pb2
-from peregrine.cli import jsonl, session
-from peregrine.client import PeregrineClient, ToolsClient, resources
+from peregrine.cli import session
+from peregrine.client import PeregrineClient, ToolsClient, jsonl, resources
 from peregrine.client.resources import Problem, Resource, ResourceError
 from peregrine.kit.errors import NotFound, PeregrineError, Unimplemented
 

@@ -17,10 +17,10 @@ from types import TracebackType
 import typer
 
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
-from peregrine.cli import jsonl, session
+from peregrine.cli import session
 from peregrine.cli.screen import FRAME, Screen
 from peregrine.cli.words import state_name
-from peregrine.client import PeregrineClient, Transcript
+from peregrine.client import PeregrineClient, Transcript, jsonl
 from peregrine.kit.errors import PeregrineError
 
 # Until a cancelled run has to have ended.

@@ -13,11 +13,11 @@ from peregrine.api.common.v1 import common_pb2
 from peregrine.api.memory.v1 import memory_pb2
 from peregrine.api.orchestrator.v1 import orchestrator_pb2
 from peregrine.api.tools.v1 import tools_pb2
-from peregrine.cli import jsonl, session
+from peregrine.cli import session
 from peregrine.cli.tables import Column, ago, one_line, show
 from peregrine.cli.waterfall import milliseconds
 from peregrine.cli.words import arguments, enum_name, printable, state_name
-from peregrine.client import text_of
+from peregrine.client import jsonl, text_of
 
 _M = TypeVar("_M", bound=Message)
 

@@ -10,10 +10,11 @@ what fails raises `peregrine.kit.errors` (`NotFound`, `Unavailable`, …) with t
 
 `PeregrineClient.chat` and `watch_run` read on by position when their connection is lost, so that a
 reader sees every event once, in order. `Transcript` folds events into text, tool calls and state.
-`resources` reads the custom resources of `peregrine.dev/v1alpha1` from YAML.
+`resources` reads the custom resources of `peregrine.dev/v1alpha1` from YAML; `jsonl` writes
+messages as JSON.
 """
 
-from peregrine.client import resources
+from peregrine.client import jsonl, resources
 from peregrine.client._cache import CacheClient
 from peregrine.client._memory import MemoryClient
 from peregrine.client._orchestrator import PeregrineClient
@@ -32,6 +33,7 @@ __all__ = [
     "ToolsClient",
     "Transcript",
     "collect",
+    "jsonl",
     "resources",
     "text_of",
 ]

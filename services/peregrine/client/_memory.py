@@ -46,12 +46,32 @@ class MemoryClient(ServiceClient):
         request = pb.ListConversationsRequest()
         return self._list(self._memory.ListConversations, request, "conversations", limit)
 
+    async def page_of_conversations(
+        self, *, page_size: int = 0, page_token: str = ""
+    ) -> pb.ListConversationsResponse:
+        """One page of `list_conversations`, with the token of the next."""
+        request = pb.ListConversationsRequest(page_size=page_size, page_token=page_token)
+        response: pb.ListConversationsResponse = await self._call(
+            self._memory.ListConversations, request
+        )
+        return response
+
     def list_messages(
         self, conversation_id: str, *, limit: int | None = None
     ) -> AsyncGenerator[pb.StoredMessage, None]:
         """The messages of a conversation, oldest first."""
         request = pb.ListMessagesRequest(conversation_id=conversation_id)
         return self._list(self._memory.ListMessages, request, "messages", limit)
+
+    async def page_of_messages(
+        self, conversation_id: str, *, page_size: int = 0, page_token: str = ""
+    ) -> pb.ListMessagesResponse:
+        """One page of `list_messages`, with the token of the next."""
+        request = pb.ListMessagesRequest(
+            conversation_id=conversation_id, page_size=page_size, page_token=page_token
+        )
+        response: pb.ListMessagesResponse = await self._call(self._memory.ListMessages, request)
+        return response
 
     async def delete_conversation(
         self, conversation_id: str, *, request_id: str | None = None

@@ -1,5 +1,6 @@
 """Runs and agents: the client of the orchestrator."""
 
+import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -83,6 +84,36 @@ class PeregrineClient(ServiceClient):
           PeregrineError: with the reasons of StartRun and WatchRun. A run that fails does not
             raise: its terminal event says so.
         """
+        batches = self.chat_in_batches(
+            agent,
+            message,
+            conversation_id,
+            request_id,
+            timeout=timeout,
+            disconnect_policy=disconnect_policy,
+            optimizations=optimizations,
+            allow_unremembered=allow_unremembered,
+            labels=labels,
+        )
+        async with contextlib.aclosing(batches):
+            async for batch in batches:
+                for event in batch:
+                    yield event
+
+    async def chat_in_batches(
+        self,
+        agent: str,
+        message: str,
+        conversation_id: str | None = None,
+        request_id: str | None = None,
+        *,
+        timeout: float | None = None,
+        disconnect_policy: pb.DisconnectPolicy = pb.DISCONNECT_POLICY_UNSPECIFIED,
+        optimizations: pb.Optimizations | None = None,
+        allow_unremembered: bool = False,
+        labels: Mapping[str, str] | None = None,
+    ) -> AsyncGenerator[list[pb.RunEvent], None]:
+        """As `chat`, but yields what arrives together in one list, for who passes it on so."""
         request = _input(
             agent,
             message,
@@ -104,10 +135,10 @@ class PeregrineClient(ServiceClient):
 
         events = self._read(open_stream, Cursor())
         try:
-            async for event in events:
-                if event.HasField("run_started"):
-                    run_id = event.run_started.run_id
-                yield event
+            async for batch in events:
+                if batch[0].HasField("run_started"):
+                    run_id = batch[0].run_started.run_id
+                yield batch
         finally:
             await events.aclose()
 
@@ -123,17 +154,22 @@ class PeregrineClient(ServiceClient):
         Raises:
           NotFound: RUN_NOT_FOUND. OutOfRange: EVENTS_COMPACTED.
         """
+        batches = self.watch_run_in_batches(run_id, after_sequence, after_epoch)
+        async with contextlib.aclosing(batches):
+            async for batch in batches:
+                for event in batch:
+                    yield event
+
+    def watch_run_in_batches(
+        self, run_id: str, after_sequence: int = 0, after_epoch: int | None = None
+    ) -> AsyncGenerator[list[pb.RunEvent], None]:
+        """As `watch_run`, but yields what arrives together in one list."""
         cursor = Cursor(after_sequence, after_epoch)
-        events = self._read(lambda cursor: self._watch(run_id, cursor), cursor)
-        try:
-            async for event in events:
-                yield event
-        finally:
-            await events.aclose()
+        return self._read(lambda cursor: self._watch(run_id, cursor), cursor)
 
     def _read(
         self, open_stream: Callable[[Cursor], Any], cursor: Cursor
-    ) -> AsyncGenerator[pb.RunEvent, None]:
+    ) -> AsyncGenerator[list[pb.RunEvent], None]:
         return read(open_stream, cursor=cursor, patience=self._patience, on_lost=self._on_lost)
 
     def _watch(self, run_id: str, cursor: Cursor) -> Any:
@@ -188,6 +224,26 @@ class PeregrineClient(ServiceClient):
             agent=agent, conversation_id=conversation_id, states=list(states)
         )
         return self._list(self._runs.ListRuns, request, "runs", limit)
+
+    async def page_of_runs(
+        self,
+        *,
+        page_size: int = 0,
+        page_token: str = "",
+        agent: str = "",
+        conversation_id: str = "",
+        states: Iterable[pb.RunState] = (),
+    ) -> pb.ListRunsResponse:
+        """One page of `list_runs`, with the token of the next."""
+        request = pb.ListRunsRequest(
+            page_size=page_size,
+            page_token=page_token,
+            agent=agent,
+            conversation_id=conversation_id,
+            states=list(states),
+        )
+        response: pb.ListRunsResponse = await self._call(self._runs.ListRuns, request)
+        return response
 
     async def cancel_run(self, run_id: str) -> pb.RunState:
         """Asks a run to end; returns its state just now. CANCELLED follows in the log."""
@@ -247,6 +303,14 @@ class PeregrineClient(ServiceClient):
     def list_agents(self, *, limit: int | None = None) -> AsyncGenerator[pb.Agent, None]:
         """Agents by name, page by page as they are asked for."""
         return self._list(self._agents.ListAgents, pb.ListAgentsRequest(), "agents", limit)
+
+    async def page_of_agents(
+        self, *, page_size: int = 0, page_token: str = ""
+    ) -> pb.ListAgentsResponse:
+        """One page of `list_agents`, with the token of the next."""
+        request = pb.ListAgentsRequest(page_size=page_size, page_token=page_token)
+        response: pb.ListAgentsResponse = await self._call(self._agents.ListAgents, request)
+        return response
 
     async def delete_agent(self, name: str, *, request_id: str | None = None) -> bool:
         """Deletes an agent; False when there was none."""

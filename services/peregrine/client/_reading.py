@@ -10,7 +10,7 @@ a long run may lose any number of connections, while a service that is gone is g
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,8 +76,9 @@ async def read(
     cursor: Cursor,
     patience: Patience,
     on_lost: Callable[[PeregrineError], None] | None = None,
-) -> AsyncGenerator[pb.RunEvent, None]:
-    """Events after the cursor, to the terminal one; none when that is not after the cursor.
+) -> AsyncGenerator[list[pb.RunEvent], None]:
+    """Events after the cursor, as they arrive together, to the terminal one; none when that is not
+    after the cursor.
 
     Args:
       open_stream: starts the call that reads on after the cursor.
@@ -93,13 +94,14 @@ async def read(
         begun_at = (cursor.sequence, cursor.epoch)
         try:
             async for response in call:
-                for event in response.events:
-                    if not cursor.advance(event):
-                        continue
+                batch, gap = _fresh(cursor, response.events)
+                if batch:
                     failures = 0
-                    yield event
-                    if event.HasField("run_finished"):
+                    yield batch
+                    if batch[-1].HasField("run_finished"):
                         return
+                if gap is not None:
+                    raise gap
             if (cursor.sequence, cursor.epoch) == begun_at:
                 return  # the run ended at or before the position that was asked for
             failure = Unavailable("the stream ended before the run did", reason="STREAM_ENDED")
@@ -119,3 +121,17 @@ async def read(
         if on_lost is not None:
             on_lost(failure)
         await asyncio.sleep(delay)
+
+
+def _fresh(
+    cursor: Cursor, events: Iterable[pb.RunEvent]
+) -> tuple[list[pb.RunEvent], Internal | None]:
+    """The events not passed on before, up to a gap."""
+    batch = []
+    try:
+        for event in events:
+            if cursor.advance(event):
+                batch.append(event)  # noqa: PERF401  # what comes before a gap is kept
+    except Internal as gap:
+        return batch, gap
+    return batch, None

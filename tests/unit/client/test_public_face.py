@@ -14,7 +14,7 @@ def test_everything_public_is_listed_and_nothing_else_leaks() -> None:
     assert public == set(peregrine.client.__all__)
 
 
-def test_the_only_module_among_it_is_resources() -> None:
+def test_the_only_modules_among_it_are_the_two_formats() -> None:
     members = {name: getattr(peregrine.client, name) for name in peregrine.client.__all__}
     modules = [name for name, member in members.items() if isinstance(member, types.ModuleType)]
-    assert modules == ["resources"]
+    assert modules == ["jsonl", "resources"]

@@ -4,7 +4,7 @@ import json
 
 from peregrine.api.common.v1 import common_pb2
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
-from peregrine.cli.jsonl import line, plain
+from peregrine.client.jsonl import line, plain
 from tests.support.fake_orchestrator import tool_started
 
 
@@ -56,3 +56,14 @@ def test_durations_enums_and_maps_are_those_of_protobuf() -> None:
 def test_an_enum_value_of_a_newer_server_is_its_number() -> None:
     message = pb.Run.FromString(pb.Run(run_id="r").SerializeToString() + b"\x20\x63")
     assert plain(message)["state"] == 99
+
+
+def test_a_map_stands_by_key_so_that_the_same_message_gives_the_same_bytes() -> None:
+    names = [f"key-{number}" for number in range(50)]
+    forward, backward = pb.Run(), pb.Run()
+    for name in names:
+        forward.labels[name] = name
+    for name in reversed(names):
+        backward.labels[name] = name
+    assert line(forward) == line(backward)
+    assert list(plain(forward)["labels"]) == sorted(names)
