@@ -10,7 +10,6 @@ import asyncio
 import os
 import random
 from contextlib import AsyncExitStack
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
@@ -22,6 +21,8 @@ from tests.component.eventlog.conftest import TENANT, Cluster, Process
 from tests.support.dsn import socket_path, through
 from tests.support.eventually import eventually
 from tests.support.proxy import FaultProxy, fault_proxy
+from tests.support.redis import target
+from tests.support.redis import through as through_redis
 
 SEEDS = range(int(os.environ.get("PEREGRINE_TEST_HISTORIES", "8")))
 STEPS = 60
@@ -164,18 +165,16 @@ class History:
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_a_random_history(cluster: Cluster, seed: int) -> None:
     rng = random.Random(seed)
-    parts = urlsplit(cluster.redis_url)
-    database = parse_qs(parts.query)["db"][0]
     async with AsyncExitStack() as stack:
         processes, proxies = [], []
         for _ in range(3):
-            to_redis = await stack.enter_async_context(fault_proxy(unquote(parts.path)))
+            to_redis = await stack.enter_async_context(fault_proxy(target(cluster.redis_url)))
             to_postgres = await stack.enter_async_context(fault_proxy(socket_path(cluster.dsn)))
             proxies.append((to_redis, to_postgres))
             processes.append(
                 await cluster.process(
                     dsn=through(cluster.dsn, to_postgres.address),
-                    redis_url=f"redis://{to_redis.address}/{database}",
+                    redis_url=through_redis(cluster.redis_url, to_redis.address),
                     lease_seconds=30.0,
                     flush_seconds=rng.choice([0.02, 0.25, 60.0]),
                 )

@@ -12,6 +12,7 @@ from peregrine.local.servers import RedisServer
 from tests.component.eventlog.conftest import Cluster, Process
 from tests.support.eventually import eventually
 from tests.support.proxy import fault_proxy
+from tests.support.redis import target, through
 
 
 @pytest.fixture
@@ -224,9 +225,8 @@ async def test_take_over_without_redis_then_redis_returns_with_the_old_tail(
 
 
 async def test_a_stalled_redis_delays_but_does_not_stop(cluster: Cluster) -> None:
-    path = str(_socket(cluster.redis_url))
-    async with fault_proxy(path) as proxy:
-        owner = await cluster.process(redis_url=f"redis://{proxy.address}{_database(cluster)}")
+    async with fault_proxy(target(cluster.redis_url)) as proxy:
+        owner = await cluster.process(redis_url=through(cluster.redis_url, proxy.address))
         other = await cluster.process()
         writer = await owner.create()
         await append(writer, 1, 4)
@@ -240,10 +240,9 @@ async def test_a_stalled_redis_delays_but_does_not_stop(cluster: Cluster) -> Non
 
 
 async def test_a_lost_reply_does_not_double_entries(cluster: Cluster) -> None:
-    path = str(_socket(cluster.redis_url))
-    async with fault_proxy(path) as proxy:
+    async with fault_proxy(target(cluster.redis_url)) as proxy:
         owner = await cluster.process(
-            redis_url=f"redis://{proxy.address}{_database(cluster)}", flush_seconds=0.1
+            redis_url=through(cluster.redis_url, proxy.address), flush_seconds=0.1
         )
         other = await cluster.process()
         writer = await owner.create()
@@ -294,15 +293,3 @@ async def test_redis_that_takes_nothing_is_as_good_as_away(
     await append(writer, 9, 12)
     await writer.finish(b"end")
     await check_whole([owner, other], writer, 12)
-
-
-def _socket(url: str) -> str:
-    from urllib.parse import unquote, urlsplit
-
-    return unquote(urlsplit(url).path)
-
-
-def _database(cluster: Cluster) -> str:
-    from urllib.parse import parse_qs, urlsplit
-
-    return "/" + parse_qs(urlsplit(cluster.redis_url).query)["db"][0]
