@@ -135,8 +135,12 @@ class Supervisor:
                 async with asyncio.TaskGroup() as starting:
                     for service in services:
                         starting.create_task(self._ready(service, running[service.name]))
-            except* ProcessFailed as problems:
-                raise problems.exceptions[0] from None
+            except ExceptionGroup as problems:
+                # Not `except*`: before Python 3.11.4 it wraps what is raised inside it.
+                failures, others = problems.split(ProcessFailed)
+                if failures is None or others is not None:
+                    raise
+                raise failures.exceptions[0] from None
             yield
         except ProcessFailed as problem:
             # A stage that failed because another child died is told as that child's end.
