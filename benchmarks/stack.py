@@ -225,7 +225,15 @@ async def running(
         yield peregrine
 
 
-_PORTS = ("ORCHESTRATOR", "LLM_GATEWAY", "TOOLS", "MEMORY", "SIMULATOR", "SIMULATOR_CONTROL")
+_PORTS = (
+    "ORCHESTRATOR",
+    "LLM_GATEWAY",
+    "TOOLS",
+    "MEMORY",
+    "CACHE",
+    "SIMULATOR",
+    "SIMULATOR_CONTROL",
+)
 
 
 def _spawn(children: Children, service: Service, directory: Path) -> Child:

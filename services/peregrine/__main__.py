@@ -18,6 +18,7 @@ SERVICES = {
     "llm-gateway": "peregrine.llm_gateway.main",
     "tools": "peregrine.tools.main",
     "memory": "peregrine.memory.main",
+    "cache": "peregrine.cache.main",
     "simulator": "peregrine.simulator.main",
     "migrate": "peregrine.local.migrate",
     "local": "peregrine.local.main",

@@ -15,7 +15,7 @@ from peregrine.local.processes import Child, Children
 from tests.support.local import LocalPeregrine, local_peregrine, said
 
 QUESTION = "What is 25 * 17, what time is it in UTC, and what do our docs say about refunds?"
-SERVICES = {"memory", "tools", "llm-gateway", "orchestrator", "simulator"}
+SERVICES = {"memory", "cache", "tools", "llm-gateway", "orchestrator", "simulator"}
 
 
 @pytest.fixture

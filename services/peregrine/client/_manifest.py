@@ -82,7 +82,7 @@ BOUNDS: dict[str, Bounds] = {
         pattern=r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", pattern_in_words="package.module:function"
     ),
     "Policy.namespace": Bounds(
-        pattern=r"[a-z0-9_.:-]{1,64}", pattern_in_words="1 to 64 of a-z 0-9 _ . : -"
+        pattern=r"[A-Za-z0-9_.:-]{1,128}", pattern_in_words="1 to 128 of A-Z a-z 0-9 _ . : -"
     ),
     "Policy.max_stale_fraction": Bounds(least=0, most=1),
 }

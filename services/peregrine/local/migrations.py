@@ -8,4 +8,5 @@ COMPONENTS: tuple[tuple[str, str], ...] = (
     ("orchestrator", "peregrine.orchestrator.migrations"),
     ("memory", "peregrine.memory.migrations"),
     ("tools", "peregrine.tools.migrations"),
+    ("cache", "peregrine.cache.migrations"),
 )

@@ -24,9 +24,11 @@ _ONLY_FOR: Mapping[str, frozenset[str]] = {
     "ANTHROPIC_": frozenset({"llm-gateway"}),
     "PEREGRINE_ANTHROPIC_": frozenset({"llm-gateway"}),
     "PEREGRINE_SECRET_": frozenset({"tools", "llm-gateway"}),
-    "PEREGRINE_POSTGRES_DSN": frozenset({"orchestrator", "memory", "tools", "llm-gateway"}),
+    "PEREGRINE_POSTGRES_DSN": frozenset(
+        {"orchestrator", "memory", "tools", "llm-gateway", "cache"}
+    ),
     "PEREGRINE_REDIS_URL": frozenset({"orchestrator", "llm-gateway"}),
-    "PEREGRINE_CACHE_REDIS_URL": frozenset({"orchestrator", "llm-gateway", "tools", "memory"}),
+    "PEREGRINE_CACHE_REDIS_URL": frozenset({"cache"}),
     # One process's address is of no use to the next; here each service gets its own.
     "PEREGRINE_LISTEN": frozenset(),
     "PEREGRINE_METRICS_PORT": frozenset(),
@@ -69,10 +71,11 @@ class Stores:
 def ports(settings: LocalSettings) -> dict[str, tuple[Port, ...]]:
     """The ports of each service that will run, in the order of start. 0 is replaced by a free one.
 
-    The cache (50054) and the edge (8080) are not built yet.
+    The edge (8080) is not built yet.
     """
     wanted = {
         "memory": {"MEMORY": settings.memory_port},
+        "cache": {"CACHE": settings.cache_port},
         "tools": {"TOOLS": settings.tools_port},
         "llm-gateway": {"LLM_GATEWAY": settings.llm_gateway_port},
         "orchestrator": {"ORCHESTRATOR": settings.orchestrator_port},
@@ -143,6 +146,7 @@ def moved_targets(ports: Mapping[str, Sequence[Port]]) -> dict[str, str]:
         _target("orchestrator"): LocalSettings.orchestrator_port,
         _target("memory"): LocalSettings.memory_port,
         _target("tools"): LocalSettings.tools_port,
+        _target("cache"): LocalSettings.cache_port,
     }
     return {
         variable: target

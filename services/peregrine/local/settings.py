@@ -34,6 +34,7 @@ class LocalSettings:
     orchestrator_port: int = _port("ORCHESTRATOR", 50051)
     llm_gateway_port: int = _port("LLM_GATEWAY", 50052)
     tools_port: int = _port("TOOLS", 50053)
+    cache_port: int = _port("CACHE", 50054)
     memory_port: int = _port("MEMORY", 50055)
     simulator_port: int = _port("SIMULATOR", 50060)
     simulator_control_port: int = _port("SIMULATOR_CONTROL", 50061)

@@ -17,6 +17,7 @@ FREE = {
         "LLM_GATEWAY",
         "TOOLS",
         "MEMORY",
+        "CACHE",
         "SIMULATOR",
         "SIMULATOR_CONTROL",
     )
@@ -58,6 +59,7 @@ def test_secrets_go_only_to_the_services_that_use_them() -> None:
         assert ("ANTHROPIC_API_KEY" in service.environ) == (name == "llm-gateway")
         assert ("PEREGRINE_SECRET_CRM" in service.environ) == (name in {"tools", "llm-gateway"})
         assert service.environ["OTHER"] == "passes"
+        assert ("PEREGRINE_CACHE_REDIS_URL" in service.environ) == (name == "cache")
     simulator = planned()["simulator"].environ
     assert not {"PEREGRINE_POSTGRES_DSN", "PEREGRINE_REDIS_URL"} & simulator.keys()
 

@@ -114,7 +114,7 @@ class CacheServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchGet(self, request, context):
-        """Up to 256 entries, answered in the order asked. Idempotent. INVALID_ARGUMENT / KEY_INVALID | BATCH_TOO_LARGE.
+        """Up to 256 entries, answered in the order asked; past 12 MiB in all, the rest are misses. Idempotent. INVALID_ARGUMENT / KEY_INVALID | BATCH_TOO_LARGE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,7 +130,7 @@ class CacheServiceServicer:
 
     def Set(self, request, context):
         """Stores an entry, or says why it was not stored. Idempotent.
-        INVALID_ARGUMENT / KEY_INVALID | TTL_INVALID; ABORTED / LEASE_LOST when a fencing token is given that no longer holds.
+        INVALID_ARGUMENT / KEY_INVALID | TTL_INVALID | TAGS_INVALID; ABORTED / LEASE_LOST when a fencing token is given that no longer holds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,7 +144,8 @@ class CacheServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Removes one entry from every tier. Idempotent.
+        """Removes one entry from every tier. Idempotent. INVALID_ARGUMENT / KEY_INVALID;
+        UNAVAILABLE / CACHE_TIER_UNAVAILABLE: a tier is away that may still hold it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

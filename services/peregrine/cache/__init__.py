@@ -1,0 +1,1 @@
+"""The cache service: what several processes know already, in Redis and, behind it, PostgreSQL."""

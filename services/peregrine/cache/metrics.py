@@ -1,0 +1,89 @@
+"""What the cache says about itself: requests by namespace and tier, and how the tiers do.
+
+A namespace is a name that callers choose, so only the first two hundred get series of their own.
+"""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_MAX_NAMESPACES = 200
+_OTHER = "other"
+_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+
+
+class CacheMetrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._namespaces: set[str] = set()
+        self._requests = Counter(
+            "peregrine_cache_requests_total",
+            "Entries asked for; level is the tier that had it, none for a miss",
+            ["ns", "outcome", "level"],
+            registry=registry,
+        )
+        self._sets = Counter(
+            "peregrine_cache_sets_total",
+            "Entries given to be stored; outcome is stored, or the reason why not",
+            ["ns", "outcome"],
+            registry=registry,
+        )
+        self._bytes = Counter(
+            "peregrine_cache_transferred_bytes_total",
+            "Bytes read from and written to a tier",
+            ["level", "direction"],
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "peregrine_cache_tier_seconds",
+            "Time of one operation on a tier, also of one that got no answer",
+            ["level", "operation"],
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+        self._up = Gauge(
+            "peregrine_cache_tier_up",
+            "1 while the tier is asked, 0 while its breaker is open",
+            ["level"],
+            registry=registry,
+        )
+        self._corrupt = Counter(
+            "peregrine_cache_corrupt_total",
+            "Entries whose checksum was wrong; each was a miss",
+            ["level"],
+            registry=registry,
+        )
+
+    def asked(self, namespace: str, level: str) -> None:
+        """One entry; `level` is empty for a miss."""
+        outcome = "hit" if level else "miss"
+        self._requests.labels(self._name(namespace), outcome, level or "none").inc()
+
+    def given(self, namespace: str, outcome: str) -> None:
+        self._sets.labels(self._name(namespace), outcome).inc()
+
+    def read(self, level: str, size: int) -> None:
+        self._bytes.labels(level, "read").inc(size)
+
+    def written(self, level: str, size: int) -> None:
+        self._bytes.labels(level, "written").inc(size)
+
+    def corrupt(self, level: str) -> None:
+        self._corrupt.labels(level).inc()
+
+    def observer(self, level: str) -> Callable[[str, float], None]:
+        """Takes the times of a tier's operations."""
+        children = {name: self._seconds.labels(level, name) for name in ("read", "write", "remove")}
+        return lambda operation, seconds: children[operation].observe(seconds)
+
+    def breaker(self, level: str) -> Callable[[bool], None]:
+        """Takes the changes of a tier's breaker."""
+        gauge = self._up.labels(level)
+        gauge.set(1)
+        return lambda is_open: gauge.set(0 if is_open else 1)
+
+    def _name(self, namespace: str) -> str:
+        if namespace not in self._namespaces:
+            if len(self._namespaces) >= _MAX_NAMESPACES:
+                return _OTHER
+            self._namespaces.add(namespace)
+        return namespace
