@@ -1,8 +1,9 @@
 """One run from its message to its terminal event: the model, its tools, the model again.
 
 The loop holds nothing that the log does not: it can be begun from any point of a `Replay`, which
-is how a new run and a taken-over one are the same code. Before a step depends on an earlier one,
-what that one found out is in PostgreSQL.
+is how a new run and a taken-over one are the same code. What a step found out is in PostgreSQL
+before anything that depends on it is written, or done where it cannot be done again; it is put
+there while the model reads on, so nobody waits for it.
 """
 
 import asyncio
@@ -261,14 +262,12 @@ class Turn:
         """Raises what the model call raised, or what ended the tools, not a group of both."""
         try:
             async with asyncio.TaskGroup() as group:
+                saved = group.create_task(self._saved(step))
                 calls = self._calls(step, group)
-                await self._stream(step, request, calls)
+                await self._stream(step, request, calls, saved)
                 if any(not self._harmless(call) for call in step.calls):
                     await self._journal.durable()
                 calls.step_complete()
-            begun = time.monotonic()
-            await self._journal.durable()
-            self._span(pb.SPAN_KIND_PERSIST, "journal", step.number, begun)
         except BaseExceptionGroup as group_error:
             raise _first(group_error) from group_error
 
@@ -279,7 +278,11 @@ class Turn:
                 self._calls(step, group).step_complete()
         except BaseExceptionGroup as group_error:
             raise _first(group_error) from group_error
-        await self._journal.durable()
+
+    async def _saved(self, step: Step) -> None:
+        """Waits until everything that the step builds on is in PostgreSQL."""
+        if step.number > 1:
+            await self._journal.durable()
 
     def _calls(self, step: Step, group: asyncio.TaskGroup) -> ToolCalls:
         return ToolCalls(
@@ -298,13 +301,27 @@ class Turn:
         registered = self._offered.get(call.tool)
         return registered is None or registered.tool.effect != common.EFFECT_WRITE
 
-    async def _stream(self, step: Step, request: llm.GenerateRequest, calls: ToolCalls) -> None:
-        """Reads one generation to its end: text to the log, complete calls to the tools."""
+    async def _stream(
+        self,
+        step: Step,
+        request: llm.GenerateRequest,
+        calls: ToolCalls,
+        saved: "asyncio.Task[None]",
+    ) -> None:
+        """Reads one generation to its end: text to the log, complete calls to the tools.
+
+        What came before is committed while the model thinks: nothing of this step is written, and
+        no tool of it begins, until it is.
+        """
         begun = time.monotonic()
         timeout = context.deadline_remaining() or self._plan.max_duration
         speech = Speech(step.number, self._journal, live=self._plan.streaming)
         first: float | None = None
         async for response in self._upstream.generate(request, timeout):
+            if not saved.done():
+                waiting = time.monotonic()
+                await saved
+                self._span(pb.SPAN_KIND_PERSIST, "journal", step.number, waiting)
             for event in response.events:
                 match event.WhichOneof("payload"):
                     case "text_delta":
@@ -417,8 +434,10 @@ class Turn:
                     continue
                 self._forgotten(error.reason)
                 break
-            except errors.NotFound as error:
-                self._forgotten(error.reason)  # deleted while the run went on
+            except (errors.NotFound, errors.AlreadyExists) as error:
+                # Deleted while the run went on; or a former owner appended an answer of its own,
+                # of which neither store has kept an event.
+                self._forgotten(error.reason)
                 break
         self._span(pb.SPAN_KIND_PERSIST, "memory", 0, begun)
 
