@@ -30,8 +30,6 @@ NOT_BUILT_YET = frozenset(
         "CoordinatorService/DistributeTasks",
         "CoordinatorService/GetPerformanceReport",
         "LlmService/GetUsage",
-        "ToolService/ApplyTool",
-        "ToolService/DeleteTool",
         "ToolService/InvalidateToolResults",
         "MemoryService/SearchMessages",
         "MemoryService/CompactConversation",

@@ -85,8 +85,15 @@ def settings_page() -> str:
         for row in settings.describe(described("peregrine.kit.settings", cls))
     }
     first = [("peregrine.kit.settings", cls) for cls in SHARED]
+    # A part of a service's settings is told with the whole.
+    parts_of_others = {
+        each for name, cls in declared_settings() for each in described(name, cls).__mro__[1:]
+    }
     for name, cls in [*first, *(pair for pair in declared_settings() if pair not in first)]:
-        rows = settings.describe(described(name, cls))
+        whole = described(name, cls)
+        if cls not in SHARED and whole in parts_of_others:
+            continue
+        rows = settings.describe(whole)
         own = [row for row in rows if cls in SHARED or _differs(row, shared)]
         if own:
             parts += [f"## {SHARED.get(cls) or _title(name)}", _table(own)]

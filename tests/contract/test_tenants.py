@@ -15,6 +15,7 @@ ACROSS_TENANTS = {
     "peregrine.kit.eventlog.store": "renewal, take-over, batches and expiry of logs",
     "peregrine.orchestrator.store": "runs taken over, cancel requests for the runs of this process",
     "peregrine.memory.store": "expiry of request ids",
+    "peregrine.tools.applied": "a worker follows the tools of everybody",
     "peregrine.cache.postgres_tier": "expiry of entries; the breaker's probe",
 }
 

@@ -41,6 +41,8 @@ _CODES: Mapping[str, grpc.StatusCode] = {
 
 
 def registered_tool(tool: Registered) -> tools_pb2.RegisteredTool:
+    if tool.listing is not None:
+        return tool.listing
     definition = tool.definition
     message = tools_pb2.Tool(
         name=definition.name,

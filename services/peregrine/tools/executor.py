@@ -97,13 +97,13 @@ class Executor:
         self._record = record_metric
         self._strays: set[asyncio.Future[Shown | _Failed]] = set()
 
-    def check(self, call: Call) -> None:
+    def check(self, call: Call, who: Identity) -> None:
         """What must be right before anything starts.
 
         Raises:
           InvalidArgument: REQUEST_INVALID, a WRITE without its idempotency key.
         """
-        tool = self._registry.get(call.tool)
+        tool = self._registry.get(call.tool, who.tenant)
         if tool is None or tool.definition.effect is not Effect.WRITE or call.idempotency_key:
             return
         raise InvalidArgument(
@@ -123,9 +123,9 @@ class Executor:
         Raises:
           ResourceExhausted: TOOLS_OVERLOADED.
         """
-        tool = self._registry.get(call.tool)
+        tool = self._registry.get(call.tool, who.tenant)
         if tool is None:
-            return Outcome(call=call, reason="TOOL_NOT_FOUND", text=self._unknown(call.tool))
+            return Outcome(call=call, reason="TOOL_NOT_FOUND", text=self._unknown(call.tool, who))
         stats, meters = tool.stats, tool.meters
         stats.calls += 1
         try:
@@ -248,8 +248,8 @@ class Executor:
         if isinstance(execution, asyncio.Task):
             execution.cancel()
 
-    def _unknown(self, name: str) -> str:
-        names = self._registry.names()
+    def _unknown(self, name: str, who: Identity) -> str:
+        names = self._registry.names(who.tenant)
         known = ", ".join(names[:_NAMES_SHOWN]) or "none"
         more = ", …" if len(names) > _NAMES_SHOWN else ""
         return f"There is no tool named {name[:64]!r}. There are: {known}{more}."

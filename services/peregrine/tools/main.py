@@ -1,6 +1,7 @@
 """A tool worker, wired: settings, database, documents, registry, executor, server."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from peregrine.api.tools.v1 import tools_pb2, tools_pb2_grpc
 from peregrine.kit import serve, telemetry
 from peregrine.kit.errors import StartRefused
 from peregrine.kit.postgres import Database, check_schema
-from peregrine.kit.settings import PostgresSettings, ServeSettings, load, setting
+from peregrine.kit.settings import PostgresSettings, ServeSettings, load, secret_ref, setting
 from peregrine.tools import documents, registry
 from peregrine.tools.admission import Admission
+from peregrine.tools.applied import AppliedTools
 from peregrine.tools.builtin.calculator import calculator
 from peregrine.tools.builtin.clock import current_time
 from peregrine.tools.builtin.knowledge_search import knowledge_search
@@ -24,6 +26,7 @@ from peregrine.tools.definition import Definition
 from peregrine.tools.executor import Executor
 from peregrine.tools.knowledge import Knowledge
 from peregrine.tools.metrics import ToolMetrics
+from peregrine.tools.reach import ReachSettings, reaching
 from peregrine.tools.registry import Registry
 from peregrine.tools.service import ToolService
 
@@ -34,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(ServeSettings, PostgresSettings):
+class Settings(ReachSettings, ServeSettings, PostgresSettings):
     listen: str = setting(
         "PEREGRINE_LISTEN",
         default="127.0.0.1:50053",
@@ -84,9 +87,15 @@ class Settings(ServeSettings, PostgresSettings):
 
 @asynccontextmanager
 async def build(
-    settings: Settings, *, metrics_registry: CollectorRegistry | None = None
+    settings: Settings,
+    *,
+    metrics_registry: CollectorRegistry | None = None,
+    environ: Mapping[str, str] = os.environ,
 ) -> AsyncIterator[serve.Server]:
     """The worker with its database open and its documents stored; not started yet.
+
+    Args:
+      environ: where secrets that tools name are found, besides files.
 
     Raises:
       StartRefused: the role is above row-level security, the schema is behind, or a tool is broken.
@@ -99,7 +108,12 @@ async def build(
         registry=metrics_registry,
         application_name="peregrine-tools",
     )
-    async with database:
+    async with (
+        database,
+        reaching(
+            settings, registry=metrics_registry, secret=lambda name: secret_ref(name, environ)
+        ) as reach,
+    ):
         await check_schema(database, "tools", MIGRATIONS)
         knowledge = Knowledge(database)
         await _fill(knowledge, settings)
@@ -116,6 +130,7 @@ async def build(
             calculator,
             current_time(lambda: datetime.now(UTC)),
             knowledge_search(knowledge.search),
+            *reach.builtin,
         )
         _register(tools, [*(("", each) for each in builtin), *registry.find(settings.modules)])
         executor = Executor(
@@ -123,6 +138,14 @@ async def build(
             admission=admission,
             record_metric=telemetry.CustomMetrics(metrics_registry).record,
         )
+
+        applied = AppliedTools(
+            database=database,
+            on_change=lambda change: reach.follow(change, tools),
+            registry=metrics_registry,
+        )
+        await applied.follow_once()
+        following = asyncio.create_task(applied.follow(), name="tools-applied")
 
         async def drain() -> None:
             metrics.drain()
@@ -134,7 +157,13 @@ async def build(
                 servicers=[
                     (
                         tools_pb2_grpc.add_ToolServiceServicer_to_server,
-                        ToolService(registry=tools, executor=executor, admission=admission),
+                        ToolService(
+                            registry=tools,
+                            executor=executor,
+                            admission=admission,
+                            applied=applied,
+                            check_tool=reach.check,
+                        ),
                         SERVICE,
                     )
                 ],
@@ -142,6 +171,8 @@ async def build(
                 registry=metrics_registry,
             )
         finally:
+            following.cancel()
+            await asyncio.wait([following])
             await executor.close()
 
 
@@ -149,7 +180,7 @@ def run(environ: Mapping[str, str]) -> int:
     """The process. Returns its exit code."""
 
     def built(environ: Mapping[str, str]) -> AbstractAsyncContextManager[serve.Server]:
-        return build(load(Settings, environ))
+        return build(load(Settings, environ), environ=environ)
 
     return serve.run(built, name="tools", environ=environ)
 

@@ -3,16 +3,18 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc.aio
 
 from peregrine.api.tools.v1 import tools_pb2, tools_pb2_grpc
 from peregrine.kit import context as call_context
-from peregrine.kit.errors import InvalidArgument, ResourceExhausted
-from peregrine.tools import contract
+from peregrine.kit.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
+from peregrine.tools import contract, declared
 from peregrine.tools.admission import Admission
+from peregrine.tools.applied import AppliedTools
+from peregrine.tools.declared import Violations
 from peregrine.tools.executor import Call, Executor, Outcome
 from peregrine.tools.registry import Registry
 
@@ -22,15 +24,27 @@ MAX_PAGE = 200
 DEFAULT_PAGE = 50
 
 _MAX_PRIORITY = 100
+_MAX_REQUEST_ID = 128
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ToolService(tools_pb2_grpc.ToolServiceServicer):
-    def __init__(self, *, registry: Registry, executor: Executor, admission: Admission) -> None:
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        executor: Executor,
+        admission: Admission,
+        applied: AppliedTools,
+        check_tool: Callable[[tools_pb2.Tool, str], Violations],
+    ) -> None:
+        """`check_tool`: what is wrong with a declaration of a tenant."""
         self._registry = registry
         self._executor = executor
         self._admission = admission
+        self._applied = applied
+        self._check_tool = check_tool
 
     async def ExecuteTool(
         self, request: tools_pb2.ExecuteToolRequest, context: Context
@@ -38,16 +52,18 @@ class ToolService(tools_pb2_grpc.ToolServiceServicer):
         if not request.HasField("call"):
             raise _invalid("call", "is missing")
         call = _call(request.call, "call")
-        self._executor.check(call)
+        who = call_context.identity()
+        self._executor.check(call, who)
         outcome = await self._executor.execute(
-            call, call_context.identity(), remaining=call_context.deadline_remaining()
+            call, who, remaining=call_context.deadline_remaining()
         )
         return tools_pb2.ExecuteToolResponse(result=contract.result(outcome))
 
     async def ExecuteTools(self, request: tools_pb2.ExecuteToolsRequest, context: Context) -> None:
         calls = _calls(request.calls)
+        who = call_context.identity()
         for call in calls:
-            self._executor.check(call)
+            self._executor.check(call, who)
         finished: asyncio.Queue[tools_pb2.ToolResult] = asyncio.Queue(len(calls))
         async with asyncio.TaskGroup() as running:
             for call in calls:
@@ -71,7 +87,10 @@ class ToolService(tools_pb2_grpc.ToolServiceServicer):
         # Asked by name, all of them come at once unless a page size says otherwise.
         size = request.page_size or (MAX_NAMES if request.names else DEFAULT_PAGE)
         tools = self._registry.select(
-            after=_read_page_token(request.page_token), limit=size + 1, only=request.names
+            tenant=call_context.identity().tenant,
+            after=_read_page_token(request.page_token),
+            limit=size + 1,
+            only=request.names,
         )
         more = len(tools) > size
         return tools_pb2.ListToolsResponse(
@@ -79,10 +98,40 @@ class ToolService(tools_pb2_grpc.ToolServiceServicer):
             next_page_token=_page_token(tools[size - 1].definition.name) if more else "",
         )
 
+    async def ApplyTool(
+        self, request: tools_pb2.ApplyToolRequest, context: Context
+    ) -> tools_pb2.ApplyToolResponse:
+        who = call_context.identity()
+        _check_request_id(request.request_id)
+        if not request.HasField("tool"):
+            raise _invalid("tool", "is missing")
+        self._refuse_builtin(request.tool.name)
+        tool = declared.normal(request.tool)
+        if violations := self._check_tool(tool, who.tenant):
+            raise InvalidArgument(
+                f"the tool {request.tool.name[:64]!r} cannot be taken: "
+                + "; ".join(f"{field} {what}" for field, what in violations),
+                reason="TOOL_INVALID",
+                violations=violations,
+            )
+        applied = await self._applied.apply(who.tenant, request, tool)
+        return tools_pb2.ApplyToolResponse(tool=applied)
+
+    async def DeleteTool(
+        self, request: tools_pb2.DeleteToolRequest, context: Context
+    ) -> tools_pb2.DeleteToolResponse:
+        who = call_context.identity()
+        _check_request_id(request.request_id)
+        if not request.name:
+            raise _invalid("name", "is empty")
+        self._refuse_builtin(request.name)
+        deleted = await self._applied.delete(who.tenant, request)
+        return tools_pb2.DeleteToolResponse(deleted=deleted)
+
     async def GetExecutionStats(
         self, request: tools_pb2.GetExecutionStatsRequest, context: Context
     ) -> tools_pb2.GetExecutionStatsResponse:
-        tools = self._registry.select(limit=len(self._registry))
+        tools = self._registry.select(tenant=call_context.identity().tenant)
         return tools_pb2.GetExecutionStatsResponse(
             registered_tools=len(tools),
             max_concurrency=self._admission.slots,
@@ -90,6 +139,14 @@ class ToolService(tools_pb2_grpc.ToolServiceServicer):
             queued=self._admission.queued,
             tools=[contract.tool_stats(tool) for tool in tools],
         )
+
+    def _refuse_builtin(self, name: str) -> None:
+        if self._registry.is_for_everybody(name):
+            raise FailedPrecondition(
+                f"the tool {name!r} comes with this worker and cannot be changed",
+                reason="TOOL_BUILTIN",
+                metadata={"tool": name},
+            )
 
     async def _execute_into(
         self, finished: "asyncio.Queue[tools_pb2.ToolResult]", call: Call
@@ -135,6 +192,11 @@ def _call(message: tools_pb2.ToolCall, field: str) -> Call:
         idempotency_key=message.idempotency_key,
         agent_id=message.agent_id,
     )
+
+
+def _check_request_id(request_id: str) -> None:
+    if len(request_id) > _MAX_REQUEST_ID or "\x00" in request_id:
+        raise _invalid("request_id", f"is longer than {_MAX_REQUEST_ID} characters")
 
 
 def _page_token(name: str) -> str:

@@ -117,9 +117,9 @@ async def test_a_change_needs_its_key(bench: Bench) -> None:
 
     bench.add(change)
     with pytest.raises(InvalidArgument):
-        bench.executor.check(Call(tool="change"))
-    bench.executor.check(Call(tool="change", idempotency_key="k"))
-    bench.executor.check(Call(tool="unknown"))
+        bench.executor.check(Call(tool="change"), WHO)
+    bench.executor.check(Call(tool="change", idempotency_key="k"), WHO)
+    bench.executor.check(Call(tool="unknown"), WHO)
 
 
 def test_a_name_is_taken_once() -> None:

@@ -105,14 +105,18 @@ class ToolServiceServicer:
 
     def ApplyTool(self, request, context):
         """Creates or replaces a tool. Idempotent: applying the same definition again changes nothing and keeps the version.
-        INVALID_ARGUMENT / TOOL_INVALID with field violations; ABORTED / VERSION_STALE; FAILED_PRECONDITION / TOOL_BUILTIN.
+        In force at once on the worker that took it, on the others within a second. INVALID_ARGUMENT / TOOL_INVALID with
+        field violations (among them: backends that this version does not serve, which are mcp and python);
+        ABORTED / VERSION_STALE; FAILED_PRECONDITION / TOOL_BUILTIN; RESOURCE_EXHAUSTED / TOOL_LIMIT_REACHED beyond 1000
+        tools; ALREADY_EXISTS / REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteTool(self, request, context):
-        """Deletes a tool; calls under way finish. Idempotent. FAILED_PRECONDITION / TOOL_BUILTIN.
+        """Deletes a tool; calls under way finish. Idempotent. FAILED_PRECONDITION / TOOL_BUILTIN; ALREADY_EXISTS /
+        REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

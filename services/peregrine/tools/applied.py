@@ -1,0 +1,242 @@
+"""The tools that were applied: kept in PostgreSQL, followed by every worker.
+
+A change takes the next number of one sequence under a lock that is held until it is committed, so
+numbers become visible in their order. A worker remembers the last number it saw and asks twice a
+second for what lies beyond: one indexed statement, whatever there is. What it was told stays in
+force while PostgreSQL is away. The worker that a change is made at follows at once.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+from google.protobuf.message import Message
+from prometheus_client import CollectorRegistry, Counter
+
+from peregrine.api.tools.v1 import tools_pb2
+from peregrine.kit.errors import (
+    Aborted,
+    AlreadyExists,
+    PeregrineError,
+    ResourceExhausted,
+)
+from peregrine.kit.postgres import ALL_TENANTS, Connection, Database, Record
+
+MAX_TOOLS = 1_000
+
+_EVERY_SECONDS = 0.5
+_ROWS_AT_ONCE = 500
+_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('peregrine.tools.registry', 0))"
+CHANGES = (
+    "SELECT tenant, name, version, tool, deleted, change, create_time, update_time "
+    "FROM tools.registry WHERE change > $1 ORDER BY change LIMIT $2"
+)
+_READ = (
+    "SELECT version, tool, deleted, create_time, update_time FROM tools.registry "
+    "WHERE tenant = $1 AND name = $2"
+)
+_WRITE = """
+INSERT INTO tools.registry AS r (tenant, name, version, tool, deleted) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (tenant, name) DO UPDATE SET
+    version = EXCLUDED.version, tool = EXCLUDED.tool, deleted = EXCLUDED.deleted,
+    change = EXCLUDED.change, update_time = now(),
+    create_time = CASE WHEN r.deleted THEN now() ELSE r.create_time END
+RETURNING create_time, update_time
+"""
+_CLAIM = """
+INSERT INTO tools.requests AS r (tenant, request_id, digest, outcome) VALUES ($1, $2, $3, $4)
+ON CONFLICT (tenant, request_id) DO UPDATE
+    SET digest = EXCLUDED.digest, outcome = EXCLUDED.outcome, create_time = now()
+"""
+_ANSWERED = (
+    "SELECT digest, outcome FROM tools.requests "
+    "WHERE tenant = $1 AND request_id = $2 AND create_time >= now() - interval '24 hours'"
+)
+_FORGET = (
+    "DELETE FROM tools.requests WHERE tenant = $1 AND create_time < now() - interval '24 hours'"
+)
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One tool of a tenant as it is now; `tool` is None when it was deleted."""
+
+    tenant: str
+    name: str
+    tool: tools_pb2.RegisteredTool | None
+
+
+class AppliedTools:
+    """The rows, and the place in their changes up to which `on_change` was told.
+
+    Methods raise what `Database.transaction` raises, and AlreadyExists REQUEST_ID_REUSED.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        on_change: Callable[[Change], None],
+        registry: CollectorRegistry | None = None,
+    ) -> None:
+        self._database = database
+        self._on_change = on_change
+        self._seen = 0
+        self._following = asyncio.Lock()
+        self._failures = Counter(
+            "peregrine_tool_registry_failures_total",
+            "Attempts to follow the applied tools that failed",
+            registry=registry,
+        )
+
+    async def apply(
+        self, tenant: str, request: tools_pb2.ApplyToolRequest, tool: tools_pb2.Tool
+    ) -> tools_pb2.RegisteredTool:
+        """Keeps `tool`, which is the tool of `request` with its defaults.
+
+        Raises:
+          Aborted: VERSION_STALE. ResourceExhausted: TOOL_LIMIT_REACHED.
+        """
+        digest = _digest(request)
+        body = tool.SerializeToString(deterministic=True)
+        async with self._database.transaction(tenant) as conn:
+            await conn.execute("tools_lock", _LOCK)
+            answered = await _answered(conn, tenant, request.request_id, digest)
+            row = await conn.fetchrow("tools_read", _READ, tenant, tool.name)
+            version: int = 0 if row is None else row["version"]
+            there = row is not None and not row["deleted"]
+            if answered is not None:
+                version = answered
+            else:
+                current = version if there else 0
+                if request.HasField("expected_version") and request.expected_version != current:
+                    raise Aborted(
+                        f"the tool {tool.name!r} is at version {current}",
+                        reason="VERSION_STALE",
+                        metadata={"version": str(current)},
+                    )
+                if not there or row is None or row["tool"] != body:
+                    if not there:
+                        await _refuse_too_many(conn, tenant)
+                    version += 1
+                    row = await conn.fetchrow(
+                        "tools_write", _WRITE, tenant, tool.name, version, body, False
+                    )
+                await _claim(conn, tenant, request.request_id, digest, version)
+        await self.follow_once()
+        created, updated = (None, None) if row is None else (row["create_time"], row["update_time"])
+        return registered(tool, version=version, created=created, updated=updated)
+
+    async def delete(self, tenant: str, request: tools_pb2.DeleteToolRequest) -> bool:
+        """False when there was none."""
+        digest = _digest(request)
+        async with self._database.transaction(tenant) as conn:
+            await conn.execute("tools_lock", _LOCK)
+            answered = await _answered(conn, tenant, request.request_id, digest)
+            if answered is not None:
+                return bool(answered)
+            row = await conn.fetchrow("tools_read", _READ, tenant, request.name)
+            there = row is not None and not row["deleted"]
+            if row is not None and there:
+                await conn.fetchrow(
+                    "tools_write", _WRITE, tenant, request.name, row["version"] + 1, b"", True
+                )
+            await _claim(conn, tenant, request.request_id, digest, int(there))
+        await self.follow_once()
+        return there
+
+    async def follow_once(self) -> None:
+        """Tells `on_change` all that has changed since the last time."""
+        async with self._following:
+            rows = None
+            while rows is None or len(rows) == _ROWS_AT_ONCE:
+                async with self._database.transaction(ALL_TENANTS) as conn:
+                    rows = await conn.fetch("tools_changes", CHANGES, self._seen, _ROWS_AT_ONCE)
+                for row in rows:
+                    self._on_change(_change(row))
+                    self._seen = row["change"]
+
+    async def follow(self) -> None:
+        """Until cancelled."""
+        failing = False
+        while True:
+            await asyncio.sleep(_EVERY_SECONDS)
+            try:
+                await self.follow_once()
+                failing = False
+            except PeregrineError as error:
+                self._failures.inc()
+                if not failing:
+                    log.warning("tools_not_followed", reason=error.reason)
+                failing = True
+            except Exception as error:
+                # The top of a background task: the next time may go better.
+                self._failures.inc()
+                log.error("tools_not_followed", error=type(error).__name__, exc_info=error)
+
+
+def registered(
+    tool: tools_pb2.Tool, *, version: int, created: datetime | None, updated: datetime | None
+) -> tools_pb2.RegisteredTool:
+    message = tools_pb2.RegisteredTool(tool=tool, version=version)
+    if created is not None:
+        message.create_time.FromDatetime(created)
+    if updated is not None:
+        message.update_time.FromDatetime(updated)
+    return message
+
+
+def _change(row: Record) -> Change:
+    tool = None
+    if not row["deleted"]:
+        tool = registered(
+            tools_pb2.Tool.FromString(row["tool"]),
+            version=row["version"],
+            created=row["create_time"],
+            updated=row["update_time"],
+        )
+    return Change(tenant=row["tenant"], name=row["name"], tool=tool)
+
+
+def _digest(request: Message) -> bytes:
+    digest = hashlib.blake2b(type(request).__name__.encode(), digest_size=16)
+    digest.update(request.SerializeToString(deterministic=True))
+    return digest.digest()
+
+
+async def _answered(conn: Connection, tenant: str, request_id: str, digest: bytes) -> int | None:
+    """The outcome of the same request, when it was answered before."""
+    if not request_id:
+        return None
+    row = await conn.fetchrow("tools_request", _ANSWERED, tenant, request_id)
+    if row is None:
+        return None
+    if row["digest"] != digest:
+        raise AlreadyExists(
+            "the request id was used for another request", reason="REQUEST_ID_REUSED"
+        )
+    outcome: int = row["outcome"]
+    return outcome
+
+
+async def _claim(
+    conn: Connection, tenant: str, request_id: str, digest: bytes, outcome: int
+) -> None:
+    if request_id:
+        await conn.execute("tools_forget_requests", _FORGET, tenant)
+        await conn.execute("tools_claim_request", _CLAIM, tenant, request_id, digest, outcome)
+
+
+async def _refuse_too_many(conn: Connection, tenant: str) -> None:
+    count = await conn.fetchval(
+        "tools_count",
+        "SELECT count(*) FROM tools.registry WHERE tenant = $1 AND NOT deleted",
+        tenant,
+    )
+    if count >= MAX_TOOLS:
+        raise ResourceExhausted(f"there are {MAX_TOOLS} tools already", reason="TOOL_LIMIT_REACHED")

@@ -1,0 +1,476 @@
+"""HTTP to the outside, for tools: the one home of httpx in this service.
+
+One client for the worker: HTTP/2 where the other side speaks it, at most 100 connections, 20 of
+them kept alive. It obeys no proxy variables and keeps no cookies, so nothing leads around the rules
+of `egress` and nothing of one caller reaches the next one's request.
+
+The rules are held where the connection is made. The pool asks for a connection to a name; `Guard`
+resolves the name, checks *every* address, and connects to one of those addresses, so there is no
+second resolution that could answer otherwise. `Host` and the name that TLS verifies stay those of
+the URL, because only the connection below them is ours. A redirect is a new URL: it is parsed,
+checked and connected to in the same way, and to another origin it takes no header of the request.
+
+An answer is bounded in each way that it can be long: 5 MiB after unpacking, a hundredfold in
+unpacking, five redirects, and one deadline for all of it, however slowly it drips. Only text and
+JSON are shown to a model. What a request was told in secret is blotted out of the answer.
+"""
+
+import asyncio
+import codecs
+import http.cookiejar
+import json
+import socket
+import ssl
+import time
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any, TypeAlias
+from urllib.parse import urljoin
+
+import httpcore
+import httpx
+from prometheus_client import CollectorRegistry, Counter
+
+from peregrine.kit.settings import Secret
+from peregrine.tools import egress
+from peregrine.tools.definition import ToolFailure
+from peregrine.tools.egress import Address, Rules, Target
+
+MAX_BYTES = 5 * 1024 * 1024
+MAX_RATIO = 100
+MAX_REDIRECTS = 5
+MAX_CONNECTIONS = 100
+MAX_KEPT_ALIVE = 20
+DEFAULT_SECONDS = 10.0
+
+_KEEPALIVE_SECONDS = 60.0
+# Small answers may be as repetitive as they like.
+_RATIO_FROM_BYTES = 256 * 1024
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_SHOWN_OF_ERROR = 2_000
+_OURS = {
+    "user-agent": "peregrine-tools",
+    "accept": "application/json, text/*;q=0.9, */*;q=0.1",
+    "accept-encoding": "gzip",
+}
+# A connection that is not made leaves time to say so, before the deadline of the whole.
+_CONNECT_SHARE = 0.9
+_TEXTUAL = frozenset(
+    {
+        "application/json",
+        "application/ld+json",
+        "application/x-ndjson",
+        "application/xml",
+        "application/xhtml+xml",
+        "application/javascript",
+        "application/yaml",
+        "application/x-yaml",
+        "application/x-www-form-urlencoded",
+    }
+)
+# Codecs whose time grows with the text and no faster; Python knows others.
+_CHARSETS = frozenset(
+    "utf-8 ascii iso8859-1 iso8859-2 iso8859-5 iso8859-15 cp1250 cp1251 cp1252 koi8-r utf-16 "
+    "utf-16-le utf-16-be shift_jis euc_jp euc_kr gb2312 gbk gb18030 big5".split()
+)
+
+Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
+# Of an address, a port and seconds.
+Connect: TypeAlias = Callable[[str, int, float | None], Awaitable[httpcore.AsyncNetworkStream]]
+
+
+class NothingSent(ToolFailure):
+    """The request has not left: nothing can have happened."""
+
+
+class AnswerLost(ToolFailure):
+    """The request may have left, and its answer did not arrive whole."""
+
+
+class Later(ToolFailure):
+    """The server refused for now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """`secrets` are headers, too; their values are never shown."""
+
+    url: str
+    method: str = "GET"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
+    body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A successful one (2xx). `url` is where it came from, after redirects."""
+
+    status: int
+    url: str
+    media_type: str
+    text: str
+
+    @property
+    def is_json(self) -> bool:
+        return self.media_type == "application/json" or self.media_type.endswith("+json")
+
+
+async def resolve(host: str, port: int) -> Sequence[str]:
+    """The addresses of a name, as the system gives them."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+async def connect(address: str, port: int, timeout: float | None) -> httpcore.AsyncNetworkStream:
+    """A TCP connection to an address; nothing is resolved."""
+    return await httpcore.AnyIOBackend().connect_tcp(address, port, timeout=timeout)
+
+
+class Guard(httpcore.AsyncNetworkBackend):
+    """Makes the pool's connections, to checked addresses only."""
+
+    def __init__(self, *, rules: Rules, resolve: Resolve, connect: Connect) -> None:
+        self._rules = rules
+        self._resolve = resolve
+        self._connect = connect
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Raises `egress.Refused` when any address of `host` may not be reached."""
+        until = time.monotonic() + (DEFAULT_SECONDS if timeout is None else timeout)
+        try:
+            async with asyncio.timeout(until - time.monotonic()):
+                addresses = await self._addresses(host, port)
+        except TimeoutError:
+            raise httpcore.ConnectTimeout("the name was not resolved in time") from None
+        for address in addresses:
+            self._rules.check(host, port, address)
+        failure: Exception = httpcore.ConnectError("the name has no address")
+        for number, address in enumerate(addresses):
+            # An address that does not answer leaves time for those after it.
+            share = (until - time.monotonic()) / (len(addresses) - number)
+            try:
+                return await self._connect(str(address), port, max(share, 0.0))
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+    async def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        raise egress.Refused("Tools reach no Unix sockets.")
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def _addresses(self, host: str, port: int) -> list[Address]:
+        try:
+            return [ip_address(host)]
+        except ValueError:
+            pass
+        try:
+            return [ip_address(found) for found in await self._resolve(host, port)]
+        except OSError as error:
+            raise httpcore.ConnectError("the name cannot be resolved") from error
+
+
+class _Transport(httpx.AsyncBaseTransport):
+    """httpx on a pool with a network backend of our own, for which it has no option."""
+
+    def __init__(self, pool: httpcore.AsyncConnectionPool) -> None:
+        self._pool = pool
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        url = request.url
+        answer = await self._pool.handle_async_request(
+            httpcore.Request(
+                method=request.method,
+                url=httpcore.URL(
+                    scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+                ),
+                headers=request.headers.raw,
+                content=request.stream,
+                extensions=request.extensions,
+            )
+        )
+        return httpx.Response(
+            answer.status,
+            headers=answer.headers,
+            stream=_Body(answer.stream),
+            extensions=answer.extensions,
+        )
+
+    async def aclose(self) -> None:
+        await self._pool.aclose()
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._stream:
+            yield part
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class Outbound:
+    """The client. Opened by `opened`."""
+
+    def __init__(
+        self, *, client: httpx.AsyncClient, seconds: float, registry: CollectorRegistry | None
+    ) -> None:
+        self._client = client
+        self._seconds = seconds
+        self._requests = Counter(
+            "peregrine_tool_outbound_requests_total",
+            "HTTP requests of tools by how they ended: success, or the reason of the failure",
+            ("outcome",),
+            registry=registry,
+        )
+        self._requests.labels("success")
+
+    async def fetch(self, request: Request, *, timeout: float | None = None) -> Answer:
+        """Sends a request and reads its answer whole.
+
+        Args:
+          timeout: seconds for all of it, redirects and the last byte included.
+
+        Raises:
+          NothingSent: EGRESS_REFUSED, HOST_UNREACHABLE. AnswerLost: HTTP_TIMEOUT,
+            CONNECTION_BROKEN.
+          ToolFailure: HTTP_STATUS, TOO_MANY_REDIRECTS, RESPONSE_TOO_LARGE, CONTENT_REFUSED.
+        """
+        try:
+            answer = await self._attempt(request, self._seconds if timeout is None else timeout)
+        except ToolFailure as failure:
+            self._requests.labels(failure.reason).inc()
+            raise
+        self._requests.labels("success").inc()
+        return answer
+
+    async def warm(self, url: str, *, timeout: float = 5.0) -> bool:
+        """Opens a connection to the origin of `url` and keeps it; False when that did not work.
+
+        The request for it is a HEAD of the origin without any header of ours that means something.
+        """
+        try:
+            origin = egress.parse(url).origin
+            await self._attempt(Request(url=f"{origin}/", method="HEAD"), timeout)
+        except (NothingSent, AnswerLost, egress.Refused):
+            return False
+        except ToolFailure:
+            pass  # an answer of whatever kind came over a connection
+        return True
+
+    async def _attempt(self, request: Request, limit: float) -> Answer:
+        try:
+            async with asyncio.timeout(limit):
+                return await self._follow(request, limit)
+        except egress.Refused as refusal:
+            raise NothingSent(str(refusal), reason="EGRESS_REFUSED") from None
+        except (httpcore.ConnectTimeout, httpcore.PoolTimeout):
+            raise NothingSent(
+                "No connection was made in time.", reason="HOST_UNREACHABLE"
+            ) from None
+        except (httpcore.ConnectError, httpx.InvalidURL):
+            raise NothingSent("The host cannot be reached.", reason="HOST_UNREACHABLE") from None
+        except (TimeoutError, httpcore.TimeoutException):
+            raise AnswerLost(
+                f"There was no whole answer within {limit:.3g} s.", reason="HTTP_TIMEOUT"
+            ) from None
+        except (httpcore.NetworkError, httpcore.ProtocolError, OSError):
+            raise AnswerLost("The connection broke off.", reason="CONNECTION_BROKEN") from None
+
+    async def _follow(self, request: Request, limit: float) -> Answer:
+        target = egress.parse(request.url)
+        headers = _OURS | {name.lower(): value for name, value in request.headers.items()}
+        headers |= {name.lower(): secret.reveal() for name, secret in request.secrets.items()}
+        for _ in range(MAX_REDIRECTS + 1):
+            async with self._stream(request, target, headers, limit) as response:
+                onward = response.headers.get("location", "")
+                follows = response.status_code in _REDIRECTS and request.method in ("GET", "HEAD")
+                if not (follows and onward):
+                    return await self._read(request, target, response)
+            before, target = target, _onward(target, onward)
+            if target.origin != before.origin:
+                headers = dict(_OURS)
+        raise ToolFailure(
+            f"There were more than {MAX_REDIRECTS} redirects.", reason="TOO_MANY_REDIRECTS"
+        )
+
+    @asynccontextmanager
+    async def _stream(
+        self, request: Request, target: Target, headers: Mapping[str, str], limit: float
+    ) -> AsyncIterator[httpx.Response]:
+        built = self._client.build_request(
+            request.method,
+            target.url,
+            headers=headers,
+            content=request.body,
+            timeout=httpx.Timeout(limit, connect=limit * _CONNECT_SHARE),
+        )
+        if (built.url.raw_scheme, built.url.raw_host) != (
+            target.scheme.encode(),
+            target.host.encode(),
+        ):
+            raise egress.Refused("The URL can be read in two ways.")
+        response = await self._client.send(built, stream=True, follow_redirects=False)
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
+    async def _read(self, request: Request, target: Target, response: httpx.Response) -> Answer:
+        media_type, charset = _content_type(response.headers.get("content-type", ""))
+        shown = _is_text(media_type)
+        if response.is_success and not shown:
+            raise ToolFailure(
+                f"The answer is {media_type}; only text and JSON can be shown.",
+                reason="CONTENT_REFUSED",
+            )
+        text = ""
+        if shown:
+            try:
+                text = _text(await _body(response), charset)
+            except _TooLarge as problem:
+                # The rest would fill the window of an HTTP/2 connection, which others wait for.
+                stream = response.extensions.get("network_stream")
+                if stream is not None:
+                    await stream.aclose()
+                raise ToolFailure(str(problem), reason="RESPONSE_TOO_LARGE") from None
+        text = _blotted(text, request.secrets.values())
+        if not response.is_success:
+            words = f"The server answered {response.status_code}. {text[:_SHOWN_OF_ERROR]}".strip()
+            raise _STATUS.get(response.status_code, ToolFailure)(words, reason="HTTP_STATUS")
+        return Answer(
+            status=response.status_code,
+            url=_blotted(target.url, request.secrets.values()),
+            media_type=media_type,
+            text=text,
+        )
+
+
+@asynccontextmanager
+async def opened(
+    *,
+    rules: Rules,
+    seconds: float = DEFAULT_SECONDS,
+    registry: CollectorRegistry | None = None,
+    resolve: Resolve = resolve,
+    connect: Connect = connect,
+    tls: ssl.SSLContext | None = None,
+) -> AsyncIterator[Outbound]:
+    """A client under `rules`; closed with its connections at the end.
+
+    Args:
+      seconds: for a request that says nothing else.
+    """
+    pool = httpcore.AsyncConnectionPool(
+        ssl_context=tls or httpx.create_ssl_context(trust_env=False),
+        max_connections=MAX_CONNECTIONS,
+        max_keepalive_connections=MAX_KEPT_ALIVE,
+        keepalive_expiry=_KEEPALIVE_SECONDS,
+        http2=True,
+        network_backend=Guard(rules=rules, resolve=resolve, connect=connect),
+    )
+    no_cookies = http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+    async with httpx.AsyncClient(
+        transport=_Transport(pool), timeout=seconds, trust_env=False, cookies=no_cookies
+    ) as client:
+        yield Outbound(client=client, seconds=seconds, registry=registry)
+
+
+# What went wrong between a gateway and its server is known to neither of us.
+_STATUS: Mapping[int, type[ToolFailure]] = {
+    429: Later,
+    502: AnswerLost,
+    503: Later,
+    504: AnswerLost,
+}
+
+
+class _TooLarge(Exception):
+    pass
+
+
+def _onward(target: Target, location: str) -> Target:
+    try:
+        return egress.parse(urljoin(target.url, location))
+    except ValueError:
+        raise egress.Refused("The server redirects to no URL.") from None
+
+
+async def _body(response: httpx.Response) -> bytes:
+    """The body, unpacked piece by piece, never more of it than is allowed."""
+    encoding = response.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity", "gzip", "x-gzip"):
+        raise ToolFailure("The answer is packed in an unknown way.", reason="CONTENT_REFUSED")
+    inflate = zlib.decompressobj(wbits=31) if "gzip" in encoding else None
+    body = bytearray()
+    packed = 0
+    async for part in response.aiter_raw():
+        packed += len(part)
+        room = MAX_BYTES + 1 - len(body)
+        try:
+            body += inflate.decompress(part, room) if inflate else part[:room]
+        except zlib.error:
+            raise ToolFailure("The answer is packed wrongly.", reason="CONTENT_REFUSED") from None
+        if len(body) > MAX_BYTES:
+            raise _TooLarge(f"The answer is larger than {MAX_BYTES // 2**20} MiB.")
+        if len(body) > _RATIO_FROM_BYTES and len(body) > packed * MAX_RATIO:
+            raise _TooLarge(f"The answer unpacks to more than {MAX_RATIO} times its size.")
+    if inflate and packed and not inflate.eof:
+        raise AnswerLost("The connection broke off.", reason="CONNECTION_BROKEN")
+    return bytes(body)
+
+
+def _content_type(header: str) -> tuple[str, str]:
+    media_type, *parameters = (part.strip() for part in header.split(";"))
+    charset = next(
+        (each[8:].strip("\"'") for each in parameters if each.lower().startswith("charset=")), ""
+    )
+    return media_type.lower() or "text/plain", charset
+
+
+def _is_text(media_type: str) -> bool:
+    return (
+        media_type.startswith("text/")
+        or media_type in _TEXTUAL
+        or media_type.endswith(("+json", "+xml"))
+    )
+
+
+def _text(body: bytes, charset: str) -> str:
+    name = "utf-8"
+    if charset:
+        try:
+            name = codecs.lookup(charset).name
+        except LookupError:
+            pass
+    text = body.decode(name if name in _CHARSETS else "utf-8", "replace")
+    # PostgreSQL keeps no such character, and no model needs it.
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")
+
+
+def _blotted(text: str, secrets: Iterable[Secret]) -> str:
+    for secret in secrets:
+        value = secret.reveal()
+        # "Bearer abc123" is said without its scheme as well; JSON may escape it.
+        bare = value.rpartition(" ")[2] if " " in value else ""
+        for form in (value, json.dumps(value)[1:-1], bare if len(bare) > 5 else ""):
+            text = text.replace(form, "***") if form else text
+    return text
