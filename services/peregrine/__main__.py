@@ -19,6 +19,7 @@ SERVICES = {
     "tools": "peregrine.tools.main",
     "memory": "peregrine.memory.main",
     "cache": "peregrine.cache.main",
+    "edge": "peregrine.edge.main",
     "simulator": "peregrine.simulator.main",
     "migrate": "peregrine.local.migrate",
     "local": "peregrine.local.main",

@@ -14,7 +14,7 @@ from tests.contract.repository import ROOT, tracked_files
 
 # Made elsewhere so that a build leaves nothing in the checkout.
 SOURCES = ("services", "operator", "pyproject.toml", "README.md", "LICENSE")
-NEEDED = (".py", ".pyi", ".sql", ".lua", "py.typed")
+NEEDED = (".py", ".pyi", ".sql", ".lua", ".html", ".css", ".js", ".svg", "py.typed")
 
 
 @pytest.fixture(scope="module")

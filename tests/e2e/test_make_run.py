@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 
 from peregrine.api.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
@@ -15,7 +17,7 @@ from peregrine.local.processes import Child, Children
 from tests.support.local import LocalPeregrine, local_peregrine, said
 
 QUESTION = "What is 25 * 17, what time is it in UTC, and what do our docs say about refunds?"
-SERVICES = {"memory", "cache", "tools", "llm-gateway", "orchestrator", "simulator"}
+SERVICES = {"edge", "memory", "cache", "tools", "llm-gateway", "orchestrator", "simulator"}
 
 
 @pytest.fixture
@@ -34,6 +36,9 @@ async def test_it_comes_up_with_one_command_answers_remembers_and_stops_cleanly(
     output = await peregrine.ready(local)
     assert "SIMULATED MODEL" in output
     assert "peregrine chat" in output
+    [page] = re.findall(r"http://127\.0\.0\.1:\d+/", output)
+    async with httpx.AsyncClient(timeout=5) as http:
+        assert (await http.get(page)).status_code == 200
     assert peregrine.target in output
     assert "examples could be applied" not in output
     assert peregrine.processes().keys() >= SERVICES

@@ -80,7 +80,7 @@ def local_peregrine(children: Children, directory: Path) -> LocalPeregrine:
         if not name.startswith(("PEREGRINE_", "ANTHROPIC_"))
     }
     environ["PEREGRINE_STATE_DIR"] = str(directory / "state")
-    for service in ("ORCHESTRATOR", "LLM_GATEWAY", "TOOLS", "MEMORY", "CACHE"):
+    for service in ("ORCHESTRATOR", "LLM_GATEWAY", "TOOLS", "MEMORY", "CACHE", "EDGE"):
         port = free_port()
         environ[f"PEREGRINE_LOCAL_{service}_PORT"] = str(port)
         environ[f"PEREGRINE_{service}_TARGET"] = f"127.0.0.1:{port}"

@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import grpc
 import grpc.aio
@@ -36,7 +36,7 @@ from peregrine.kit.settings import ServeSettings, SettingsError, load
 
 Servicer: TypeAlias = tuple[Callable[[Any, Any], None], Any, str]
 """(add_XServicer_to_server, the servicer, the full name of the service)."""
-Build: TypeAlias = Callable[[Mapping[str, str]], AbstractAsyncContextManager["Server"]]
+Build: TypeAlias = Callable[[Mapping[str, str]], AbstractAsyncContextManager["Serving"]]
 
 EXIT_CLEAN, EXIT_FAILED, EXIT_SETTINGS = 0, 1, 2
 
@@ -47,6 +47,16 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 log = structlog.get_logger(__name__)
+
+
+class Serving(Protocol):
+    """What `run` drives through its life: a `Server`, or one that speaks another protocol."""
+
+    async def start(self) -> int: ...
+
+    async def serving(self) -> None: ...
+
+    async def stop(self) -> None: ...
 
 
 class Server:
@@ -305,7 +315,7 @@ class _Life:
             finally:
                 await server.stop()
 
-    async def _until_asked(self, server: Server) -> None:
+    async def _until_asked(self, server: Serving) -> None:
         asked = asyncio.create_task(self._asked.wait())
         serving = asyncio.create_task(server.serving())
         try:

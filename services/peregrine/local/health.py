@@ -1,4 +1,4 @@
-"""Whether a local service is ready: SERVING by gRPC health, or a port that accepts."""
+"""Whether a local service is ready: by gRPC health, by `/readyz`, or by a port that accepts."""
 
 import asyncio
 
@@ -13,8 +13,11 @@ _PROBE_SECONDS = 1.0
 
 async def answers(service: Service) -> bool:
     """One probe, over within about a second."""
-    if service.grpc:
-        return await _serving(service.address)
+    match service.probe:
+        case "grpc":
+            return await _serving(service.address)
+        case "http":
+            return await _ready(service.ports[0].number)
     return all([await _accepts(port.number) for port in service.ports])
 
 
@@ -38,3 +41,18 @@ async def _accepts(port: int) -> bool:
         return False
     writer.close()
     return True
+
+
+async def _ready(port: int) -> bool:
+    try:
+        async with asyncio.timeout(_PROBE_SECONDS):
+            reader, writer = await asyncio.open_connection(HOST, port)
+            try:
+                request = f"GET /readyz HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n"
+                writer.write(request.encode())
+                status = await reader.readline()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return False
+    return status.split()[1:2] == [b"200"]

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from peregrine.local.processes import ProcessFailed
 from peregrine.local.settings import LocalSettings
@@ -34,6 +35,8 @@ _ONLY_FOR: Mapping[str, frozenset[str]] = {
     "PEREGRINE_METRICS_PORT": frozenset(),
 }
 
+_PROBES: Mapping[str, Literal["http", "port"]] = {"edge": "http", "simulator": "port"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Port:
@@ -43,12 +46,12 @@ class Port:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A program to run. `ports[0]` is where it is reached; `grpc`: it has a health service."""
+    """A program to run. `ports[0]` is where it is reached; `probe`: how it says it is ready."""
 
     name: str
     ports: tuple[Port, ...]
     environ: Mapping[str, str]
-    grpc: bool = True
+    probe: Literal["grpc", "http", "port"] = "grpc"
 
     @property
     def address(self) -> str:
@@ -69,16 +72,14 @@ class Stores:
 
 
 def ports(settings: LocalSettings) -> dict[str, tuple[Port, ...]]:
-    """The ports of each service that will run, in the order of start. 0 is replaced by a free one.
-
-    The edge (8080) is not built yet.
-    """
+    """The ports of each service that will run, in the order of start; 0 becomes a free one."""
     wanted = {
         "memory": {"MEMORY": settings.memory_port},
         "cache": {"CACHE": settings.cache_port},
         "tools": {"TOOLS": settings.tools_port},
         "llm-gateway": {"LLM_GATEWAY": settings.llm_gateway_port},
         "orchestrator": {"ORCHESTRATOR": settings.orchestrator_port},
+        "edge": {"EDGE": settings.edge_port},
     }
     if settings.simulated:
         wanted["simulator"] = {
@@ -124,7 +125,7 @@ def services(
             name=name,
             ports=own,
             environ=_for_service(name, everything) | _listen(name, own),
-            grpc=name != "simulator",
+            probe=_PROBES.get(name, "grpc"),
         )
         for name, own in ports.items()
     ]

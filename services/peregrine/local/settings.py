@@ -36,6 +36,7 @@ class LocalSettings:
     tools_port: int = _port("TOOLS", 50053)
     cache_port: int = _port("CACHE", 50054)
     memory_port: int = _port("MEMORY", 50055)
+    edge_port: int = _port("EDGE", 8080)
     simulator_port: int = _port("SIMULATOR", 50060)
     simulator_control_port: int = _port("SIMULATOR_CONTROL", 50061)
     start_seconds: float = setting(

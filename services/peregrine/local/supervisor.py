@@ -3,9 +3,10 @@
     state directory ▸ children ▸ PostgreSQL, Redis ▸ tables ▸ services ▸ examples ▸ watch
 
 Whatever ends a level (a dead child, a stage that fails, a signal) unwinds those that were entered:
-the orchestrator first, as it needs the others to hand its runs over, then the other services, then
-the stores. A second Ctrl-C kills what is left, which the stores are made to survive; and when this
-process is killed, the watchdog of `processes` does it. So nothing is ever left running.
+the edge first, then the orchestrator, as it needs the others to hand its runs over, then the other
+services, then the stores. A second Ctrl-C kills what is left, which the stores are made to survive;
+and when this process is killed, the watchdog of `processes` does it. So nothing is ever left
+running.
 """
 
 import asyncio
@@ -147,8 +148,9 @@ class Supervisor:
             raise self._death() or problem from None
         finally:
             self._terminal.say("Stopping …", style="dim")
-            if first := running.pop("orchestrator", None):
-                await first.stop(grace=_STOP_SECONDS)
+            for name in ("edge", "orchestrator"):
+                if first := running.pop(name, None):
+                    await first.stop(grace=_STOP_SECONDS)
             async with asyncio.TaskGroup() as stopping:
                 for child in running.values():
                     stopping.create_task(child.stop(grace=_STOP_SECONDS))
@@ -204,6 +206,7 @@ class Supervisor:
         rows = [(name, plan.address(own)) for name, own in ports.items()]
         moved = plan.moved_targets(ports)
         self._terminal.summary(
+            page=f"http://{plan.address(ports['edge'])}/",
             simulated=self._settings.simulated,
             rows=[*rows, ("state", str(self._state)), ("logs", str(self._logs))],
             commands=[

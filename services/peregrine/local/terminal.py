@@ -69,6 +69,7 @@ class Terminal:
     def summary(
         self,
         *,
+        page: str,
         simulated: bool,
         rows: Sequence[tuple[str, str]],
         commands: Sequence[str],
@@ -86,7 +87,10 @@ class Terminal:
                 style="bold yellow",
             )
         self.say("")
-        self.say("Try it in another terminal:")
+        self.say("Open the page:")
+        self.say(f"  {page}", style="bold cyan")
+        self.say("")
+        self.say("Or, in another terminal:")
         for command in commands:
             self.say(f"  {command}", style="bold cyan")
         self.say("")

@@ -18,6 +18,7 @@ FREE = {
         "TOOLS",
         "MEMORY",
         "CACHE",
+        "EDGE",
         "SIMULATOR",
         "SIMULATOR_CONTROL",
     )
@@ -98,3 +99,15 @@ def test_a_taken_port_is_named_with_its_variable() -> None:
         settings = load(LocalSettings, FREE | {"PEREGRINE_LOCAL_MEMORY_PORT": str(number)})
         with pytest.raises(ProcessFailed, match=rf"port {number} .*PEREGRINE_LOCAL_MEMORY_PORT"):
             plan.ports(settings)
+
+
+def test_the_edge_is_asked_over_http_whether_it_is_ready() -> None:
+    services = planned()
+    assert {name: each.probe for name, each in services.items() if each.probe != "grpc"} == {
+        "edge": "http",
+        "simulator": "port",
+    }
+    edge = services["edge"].environ
+    assert edge["PEREGRINE_ORCHESTRATOR_TARGET"] == services["orchestrator"].address
+    assert edge["PEREGRINE_MEMORY_TARGET"] == services["memory"].address
+    assert "PEREGRINE_POSTGRES_DSN" not in edge
