@@ -39,6 +39,10 @@ class Journal:
         """Waits until everything so far is in PostgreSQL."""
         await self.writer.durable(self.writer.next_sequence - 1)
 
+    async def visible(self) -> None:
+        """Waits until readers may see everything so far: it is in Redis, or in PostgreSQL."""
+        await self.writer.visible(self.writer.next_sequence - 1)
+
     async def room(self) -> None:
         await self.writer.room()
 

@@ -148,17 +148,8 @@ class Runs:
             loading.cancel()
             with contextlib.suppress(asyncio.CancelledError, errors.PeregrineError):
                 await loading
-        live = self._work(
-            facts, plan, Journal(writer), replays.Replay(), recorder, plan.max_duration, loaded
-        )
-        live.journal.emit(
-            run_started=pb.RunStarted(
-                run_id=str(run_id),
-                agent=agent.name,
-                agent_version=agent.version,
-                conversation_id=str(facts.conversation_id),
-            )
-        )
+        journal, standing = Journal(writer), replays.Replay()
+        self._work(facts, plan, journal, standing, recorder, plan.max_duration, loaded)
         return earlier
 
     async def _begin_turn(

@@ -103,8 +103,8 @@ class Turn:
         self._truncated = False
         self._text_seen = False
 
-    def announce(self) -> None:
-        """The first event of a new run."""
+    def _announce(self) -> None:
+        """The first event of a run; it travels together with the second."""
         self._journal.emit(
             run_started=pb.RunStarted(
                 run_id=str(self._facts.run_id),
@@ -166,6 +166,8 @@ class Turn:
             for name in self._plan.tools
             if name not in self._offered
         ]
+        if not self._replay.started:
+            self._announce()
         if self._replay.steps:
             return
         self._replay.degradations = degradations
@@ -423,6 +425,9 @@ class Turn:
             run_id=str(self._facts.run_id),
         )
         begun = time.monotonic()
+        # It is committed with the terminal event. What is remembered must not be said otherwise by
+        # a take-over, so until then Redis has it: the loss of any one process takes nothing back.
+        await self._journal.visible()
         until = begun + _REMEMBER_SECONDS
         while True:
             try:
