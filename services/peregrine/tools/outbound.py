@@ -19,6 +19,7 @@ import asyncio
 import codecs
 import http.cookiejar
 import json
+import re
 import socket
 import ssl
 import time
@@ -49,6 +50,7 @@ DEFAULT_SECONDS = 10.0
 _KEEPALIVE_SECONDS = 60.0
 # Small answers may be as repetitive as they like.
 _RATIO_FROM_BYTES = 256 * 1024
+_LOCATION = b"location"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _SHOWN_OF_ERROR = 2_000
 _OURS = {
@@ -204,11 +206,14 @@ class _Transport(httpx.AsyncBaseTransport):
                 extensions=request.extensions,
             )
         )
+        # httpx would read a Location on its own, follow it or not; one parser is enough.
+        headers = [(name, value) for name, value in answer.headers if name.lower() != _LOCATION]
+        onward = next((value for name, value in answer.headers if name.lower() == _LOCATION), b"")
         return httpx.Response(
             answer.status,
-            headers=answer.headers,
+            headers=headers,
             stream=_Body(answer.stream),
-            extensions=answer.extensions,
+            extensions={**answer.extensions, "location": onward.decode("latin-1")},
         )
 
     async def aclose(self) -> None:
@@ -292,7 +297,7 @@ class Outbound:
             raise AnswerLost(
                 f"There was no whole answer within {limit:.3g} s.", reason="HTTP_TIMEOUT"
             ) from None
-        except (httpcore.NetworkError, httpcore.ProtocolError, OSError):
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpx.HTTPError, OSError):
             raise AnswerLost("The connection broke off.", reason="CONNECTION_BROKEN") from None
 
     async def _follow(self, request: Request, limit: float) -> Answer:
@@ -301,7 +306,7 @@ class Outbound:
         headers |= {name.lower(): secret.reveal() for name, secret in request.secrets.items()}
         for _ in range(MAX_REDIRECTS + 1):
             async with self._stream(request, target, headers, limit) as response:
-                onward = response.headers.get("location", "")
+                onward = response.extensions["location"]
                 follows = response.status_code in _REDIRECTS and request.method in ("GET", "HEAD")
                 if not (follows and onward):
                     return await self._read(request, target, response)
@@ -408,6 +413,9 @@ class _TooLarge(Exception):
 
 
 def _onward(target: Target, location: str) -> Target:
+    # The library mends what is broken in an absolute URL; that is taken as it stands.
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", location):
+        return egress.parse(location)
     try:
         return egress.parse(urljoin(target.url, location))
     except ValueError:
