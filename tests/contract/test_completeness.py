@@ -30,7 +30,6 @@ NOT_WRAPPED_YET = frozenset(
     {
         "CoordinatorService/DistributeTasks",
         "CoordinatorService/GetPerformanceReport",
-        "CacheService/Delete",
         "CacheService/GetStats",
         "CacheService/Invalidate",
         "CacheService/Warm",

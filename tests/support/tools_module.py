@@ -1,8 +1,8 @@
 """Tools for tests and benchmarks: PEREGRINE_TOOLS_MODULES=tests.support.tools_module.
 
-`echo` and `noop` do nothing, `sleep` takes a time, `count` and `record_write` leave a line for each
-execution in the file that PEREGRINE_TEST_EXECUTIONS names, so that executions can be counted over
-processes and restarts; the rest misbehave.
+`echo` and `noop` do nothing, `sleep` takes a time, `count`, `look_up` (the one whose results are
+kept) and `record_write` leave a line for each execution in the file that PEREGRINE_TEST_EXECUTIONS
+names, so that executions can be counted over processes and restarts; the rest misbehave.
 """
 
 import asyncio
@@ -14,10 +14,12 @@ from typing import Any
 
 from peregrine.tools.definition import (
     Arguments,
+    Definition,
     Effect,
     OutcomeUnknown,
     Output,
     Result,
+    Scope,
     ToolContext,
     ToolFailure,
     tool,
@@ -47,12 +49,18 @@ def _leave_line(line: str) -> None:
         os.close(descriptor)
 
 
-@tool(name="noop", description="Does nothing.", parameters={}, effect=Effect.READ)
+@tool(name="noop", description="Does nothing.", parameters={}, effect=Effect.READ, cacheable=False)
 async def noop(arguments: Arguments, context: ToolContext) -> str:
     return "done"
 
 
-@tool(name="echo", description="Says it again.", parameters=_TEXT, effect=Effect.PURE)
+@tool(
+    name="echo",
+    description="Says it again.",
+    parameters=_TEXT,
+    effect=Effect.PURE,
+    cacheable=False,
+)
 async def echo(arguments: Arguments, context: ToolContext) -> Output:
     return Output(arguments["text"], dict(arguments))
 
@@ -62,6 +70,7 @@ async def echo(arguments: Arguments, context: ToolContext) -> Output:
     description="Takes some time.",
     parameters=_SECONDS,
     effect=Effect.READ,
+    cacheable=False,
     timeout=300,
     max_concurrency=1_000,
 )
@@ -79,6 +88,7 @@ async def sleep(arguments: Arguments, context: ToolContext) -> Output:
     description="Takes some time, one at a time.",
     parameters=_SECONDS,
     effect=Effect.READ,
+    cacheable=False,
     timeout=300,
     max_concurrency=1,
 )
@@ -87,10 +97,35 @@ async def narrow(arguments: Arguments, context: ToolContext) -> str:
     return "done"
 
 
-@tool(name="count", description="Counts how often.", parameters=_TEXT, effect=Effect.READ)
+@tool(
+    name="count",
+    description="Counts how often.",
+    parameters=_TEXT,
+    effect=Effect.READ,
+    cacheable=False,
+)
 async def count(arguments: Arguments, context: ToolContext) -> str:
     _leave_line(arguments["text"])
     return "counted"
+
+
+def _looking_up(name: str, scope: Scope) -> Definition:
+    @tool(
+        name=name,
+        description="Looks something up, and leaves a line when it really did.",
+        input_schema={"type": "object"},
+        effect=Effect.READ,
+        scope=scope,
+    )
+    async def look(arguments: Arguments, context: ToolContext) -> Output:
+        _leave_line(f"{context.tenant}/{context.user}")
+        return Output(f"found for {context.user}", {"for": context.user, "what": dict(arguments)})
+
+    return look
+
+
+look_up = _looking_up("look_up", Scope.USER)
+look_up_for_all = _looking_up("look_up_for_all", Scope.TENANT)
 
 
 _meetings: dict[str, asyncio.Barrier] = {}
@@ -105,6 +140,7 @@ _meetings: dict[str, asyncio.Barrier] = {}
         "party": {"type": "integer"},
     },
     effect=Effect.READ,
+    cacheable=False,
 )
 async def rendezvous(arguments: Arguments, context: ToolContext) -> str:
     barrier = _meetings.setdefault(arguments["place"], asyncio.Barrier(arguments["parties"]))
@@ -210,7 +246,13 @@ async def unshowable(arguments: Arguments, context: ToolContext) -> Any:
     return {"what": object()}
 
 
-@tool(name="measured", description="Records a metric.", parameters=_TEXT, effect=Effect.READ)
+@tool(
+    name="measured",
+    description="Records a metric.",
+    parameters=_TEXT,
+    effect=Effect.READ,
+    cacheable=False,
+)
 async def measured(arguments: Arguments, context: ToolContext) -> str:
     context.record_metric("words", len(arguments["text"].split()), {"kind": "test"})
     return "measured"

@@ -15,7 +15,7 @@ messages as JSON.
 """
 
 from peregrine.client import jsonl, resources
-from peregrine.client._cache import CacheClient
+from peregrine.client._cache import CacheClient, Cached, CacheKey
 from peregrine.client._memory import MemoryClient
 from peregrine.client._orchestrator import PeregrineClient
 from peregrine.client._reading import Patience
@@ -25,6 +25,8 @@ from peregrine.kit.context import Identity
 
 __all__ = [
     "CacheClient",
+    "CacheKey",
+    "Cached",
     "Identity",
     "MemoryClient",
     "Patience",

@@ -28,6 +28,12 @@ _CHANGES = {
     ChangeClass.LIVE: tools_pb2.CHANGE_CLASS_LIVE,
     ChangeClass.NEVER: tools_pb2.CHANGE_CLASS_NEVER,
 }
+_CACHE_TIERS = {
+    "": tools_pb2.CACHE_TIER_NONE,
+    "near": tools_pb2.CACHE_TIER_NEAR,
+    "redis": tools_pb2.CACHE_TIER_REDIS,
+    "postgres": tools_pb2.CACHE_TIER_POSTGRES,
+}
 _SCOPES = {Scope.TENANT: common_pb2.SCOPE_TENANT, Scope.USER: common_pb2.SCOPE_USER}
 # The canonical codes of our own reasons; a tool's own are FAILED_PRECONDITION.
 _CODES: Mapping[str, grpc.StatusCode] = {
@@ -73,8 +79,10 @@ def result(outcome: Outcome, *, retry_after: float | None = None) -> tools_pb2.T
         content=[common_pb2.ContentBlock(text=outcome.text)],
         execution_time=duration(outcome.execution_seconds),
         queue_time=duration(outcome.queue_seconds),
-        cache_tier=tools_pb2.CACHE_TIER_NONE,
+        cache_tier=_CACHE_TIERS[outcome.cache_tier],
     )
+    if outcome.cache_tier:
+        message.age.CopyFrom(duration(outcome.age))
     if outcome.data:
         message.structured_content.utf8 = outcome.data
     if outcome.reason:
@@ -96,6 +104,7 @@ def tool_stats(tool: Registered) -> tools_pb2.ToolStats:
         tool=tool.definition.name,
         calls=stats.calls,
         errors=stats.errors,
+        cache_hits=stats.cache_hits,
         execution_time_p50=duration(stats.execution_quantile(0.5)),
         execution_time_p95=duration(stats.execution_quantile(0.95)),
         queue_time_p95=duration(stats.queue_quantile(0.95)),

@@ -195,6 +195,8 @@ def definition(
         cost=COSTS[tool.cost_class],
         change=CHANGES[tool.change_class],
         scope=SCOPES[tool.scope],
+        ttl=tool.cache_ttl.ToNanoseconds() / 1e9 if tool.HasField("cache_ttl") else None,
+        uncacheable=frozenset(tool.uncacheable_arguments),
         timeout=tool.timeout.ToNanoseconds() / 1e9,
         max_concurrency=tool.max_concurrency,
     )
@@ -260,6 +262,8 @@ def _problems(
             yield f"tool.{field}", "is not one that this version knows"
     if tool.HasField("timeout") and not 0 < tool.timeout.ToNanoseconds() / 1e9 <= MAX_TIMEOUT:
         yield "tool.timeout", f"is not above 0 and at most {MAX_TIMEOUT:g} s"
+    if tool.HasField("cache_ttl") and tool.cache_ttl.ToNanoseconds() <= 0:
+        yield "tool.cache_ttl", "is not above 0"
     if tool.max_concurrency > _MAX_CONCURRENCY:
         yield "tool.max_concurrency", f"is above {_MAX_CONCURRENCY}"
     if tool.retries > _MAX_RETRIES:

@@ -17,6 +17,10 @@ text, an `Output` of text and data, or data alone. To fail, it raises `ToolFailu
 the model; any other exception is our fault, and the model hears no details. A WRITE that cannot
 tell whether it happened raises `OutcomeUnknown`.
 
+Results of PURE and READ tools are kept for as long as `cost` and `change` say, and shown again to
+whom `scope` says. A tool whose result depends on data that has versions (documents, say) names them
+with `source_version`; one that is quicker than asking for its result says `cacheable=False`.
+
 Nothing here knows gRPC; `contract` turns a definition into the message that lists it.
 """
 
@@ -137,11 +141,17 @@ class ToolContext:
 
 Result: TypeAlias = Output | str | Mapping[str, Any] | list[Any]
 Function: TypeAlias = Callable[[Any, ToolContext], Result | Awaitable[Result]]
+SourceVersion: TypeAlias = Callable[[str], Awaitable[str]]
+"""The version of what a tool reads, for a tenant; no version ever comes again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
-    """A tool. `version` counts the changes of what it does or says; results are kept under it."""
+    """A tool. `version` counts the changes of what it does or says; results are kept under it.
+
+    `ttl`: seconds for which a result is kept at first, instead of what `cost` says. `uncacheable`:
+    names of arguments that keep a result from being kept, besides the usual ones.
+    """
 
     name: str
     description: str
@@ -153,6 +163,10 @@ class Definition:
     cost: CostClass = CostClass.DEFAULT
     change: ChangeClass = ChangeClass.SLOW
     scope: Scope = Scope.USER
+    cacheable: bool = True
+    ttl: float | None = None
+    uncacheable: frozenset[str] = frozenset()
+    source_version: SourceVersion | None = None
     timeout: float = DEFAULT_TIMEOUT
     max_concurrency: int = DEFAULT_CONCURRENCY
 
@@ -170,6 +184,8 @@ class Definition:
             return "needs an input schema of type object"
         if not 0 < self.timeout <= MAX_TIMEOUT:
             return f"needs a timeout of at most {MAX_TIMEOUT:g} s"
+        if self.ttl is not None and self.ttl <= 0:
+            return "needs a time to keep its results that is above 0"
         if self.max_concurrency < 1:
             return "needs a concurrency of at least 1"
         return ""
@@ -188,6 +204,10 @@ def tool(
     cost: CostClass = CostClass.DEFAULT,
     change: ChangeClass = ChangeClass.SLOW,
     scope: Scope = Scope.USER,
+    cacheable: bool = True,
+    ttl: float | None = None,
+    uncacheable: frozenset[str] = frozenset(),
+    source_version: SourceVersion | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     max_concurrency: int = DEFAULT_CONCURRENCY,
 ) -> Callable[[Function], Definition]:
@@ -222,6 +242,10 @@ def tool(
             cost=cost,
             change=change,
             scope=scope,
+            cacheable=cacheable,
+            ttl=ttl,
+            uncacheable=uncacheable,
+            source_version=source_version,
             timeout=timeout,
             max_concurrency=max_concurrency,
         )

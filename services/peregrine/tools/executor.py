@@ -41,6 +41,7 @@ from peregrine.tools.definition import (
 )
 from peregrine.tools.output import NotShowable, Shown
 from peregrine.tools.registry import Registered, Registry
+from peregrine.tools.results import Kept, Results
 
 # The answer must still reach the caller, who stops waiting at the deadline.
 _ANSWER_SECONDS = 0.02
@@ -69,7 +70,9 @@ class Call:
 class Outcome:
     """How a call ended. `reason` is empty when it succeeded; then `text` is the result.
 
-    `in_doubt`: a change that may have happened or not.
+    `in_doubt`: a change that may have happened or not. `cache_tier`: where a kept result was found,
+    "near", "redis" or "postgres"; then `execution_seconds` is the time of the execution it is from,
+    `age` seconds ago.
     """
 
     call: Call
@@ -79,6 +82,8 @@ class Outcome:
     in_doubt: bool = False
     queue_seconds: float = 0.0
     execution_seconds: float = 0.0
+    cache_tier: str = ""
+    age: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +95,18 @@ class _Failed:
 
 class Executor:
     def __init__(
-        self, *, registry: Registry, admission: Admission, record_metric: RecordMetric
+        self,
+        *,
+        registry: Registry,
+        admission: Admission,
+        record_metric: RecordMetric,
+        results: Results | None = None,
     ) -> None:
+        """`results`: those that are kept; without it every call is executed."""
         self._registry = registry
         self._admission = admission
         self._record = record_metric
+        self._results = results
         self._strays: set[asyncio.Future[Shown | _Failed]] = set()
 
     def check(self, call: Call, who: Identity) -> None:
@@ -133,6 +145,17 @@ class Executor:
         except ArgumentsInvalid as problem:
             stats.errors += 1
             return Outcome(call=call, reason="ARGUMENTS_INVALID", text=str(problem))
+        place = None
+        if self._results is not None:
+            asked = time.monotonic()
+            place = await self._results.place(tool.definition, arguments, who)
+            kept = await self._results.find(place) if place is not None else None
+            if kept is not None:
+                return _found(tool, call, kept)
+            if place is not None:
+                meters.cached["none"].inc()
+            if remaining is not None:
+                remaining -= time.monotonic() - asked
         meters.requests.inc()
         arrived = time.monotonic()
         deadline = None if remaining is None else arrived + remaining - _ANSWER_SECONDS
@@ -159,6 +182,10 @@ class Executor:
         meters.wait.observe(queue_seconds)
         stats.executed(queue_seconds=queue_seconds, execution_seconds=execution_seconds)
         if isinstance(answer, Shown):
+            if place is not None and self._results is not None:
+                self._results.keep(
+                    place, answer, execution_seconds=execution_seconds, started=started
+                )
             return Outcome(
                 call=call,
                 text=answer.text,
@@ -253,6 +280,19 @@ class Executor:
         known = ", ".join(names[:_NAMES_SHOWN]) or "none"
         more = ", …" if len(names) > _NAMES_SHOWN else ""
         return f"There is no tool named {name[:64]!r}. There are: {known}{more}."
+
+
+def _found(tool: Registered, call: Call, kept: Kept) -> Outcome:
+    tool.stats.cache_hits += 1
+    tool.meters.cached[kept.tier].inc()
+    return Outcome(
+        call=call,
+        text=kept.shown.text,
+        data=kept.shown.data,
+        execution_seconds=kept.execution_seconds,
+        cache_tier=kept.tier,
+        age=kept.age,
+    )
 
 
 def _may_have_changed_something(tool: Registered) -> bool:

@@ -4,11 +4,16 @@ Filling is idempotent. A document whose digest is stored is left alone, a change
 one that is gone from the folder is deleted; all in one transaction under a lock, so that workers
 may start at the same time, and a search sees the old documents or the new ones.
 
+Every filling that changes something gives all documents of the tenant the same new time, so the
+latest time and the number of documents are a version of the whole that never comes again. Results
+that were kept under another version are not found any more.
+
 A search asks for passages that hold all the words; when there is none, for those that hold any. The
 first are precise, the second forgive a question asked in other words than the documents use.
 """
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,7 +35,11 @@ INSERT INTO tools.passages (tenant, source, ordinal, heading, body)
 SELECT $1, $2, n, heading, body
 FROM unnest($3::text[], $4::text[]) WITH ORDINALITY AS p (heading, body, n)
 """
+_VERSION = "SELECT count(*), max(update_time) FROM tools.documents WHERE tenant = $1"
 _FILL_SECONDS = 60.0
+# For how long a version is believed: so long an old result may outlive its documents.
+_VERSION_SECONDS = 1.0
+_MAX_VERSIONS = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +65,7 @@ class Knowledge:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._versions: dict[str, tuple[float, str]] = {}
 
     async def fill(self, tenant: str, documents: Sequence[Document]) -> Filled:
         """Makes the documents of `tenant` these."""
@@ -79,7 +89,29 @@ class Knowledge:
                 )
             for document in new:
                 await _store(conn, tenant, document)
+            if replaced or new:
+                await conn.execute(
+                    "knowledge_touch",
+                    "UPDATE tools.documents SET update_time = clock_timestamp() WHERE tenant = $1",
+                    tenant,
+                )
+        self._versions.pop(tenant, None)
         return Filled(stored=len(new), deleted=len(gone), unchanged=len(documents) - len(new))
+
+    async def version(self, tenant: str) -> str:
+        """Of the documents of `tenant`, as of the last second. Raises `Unavailable`."""
+        known = self._versions.get(tenant)
+        now = time.monotonic()
+        if known is not None and now < known[0]:
+            return known[1]
+        async with self._database.transaction(tenant) as conn:
+            row = await conn.fetchrow("knowledge_version", _VERSION, tenant)
+        number, latest = row or (0, None)
+        version = f"{number} {latest.isoformat() if latest else ''}"
+        if len(self._versions) >= _MAX_VERSIONS:
+            self._versions.clear()
+        self._versions[tenant] = now + _VERSION_SECONDS, version
+        return version
 
     async def search(self, tenant: str, query: str, *, limit: int) -> list[Found]:
         """The passages that fit best, best first."""

@@ -12,6 +12,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from peregrine.api.tools.v1 import tools_pb2, tools_pb2_grpc
+from peregrine.client import CacheClient
 from peregrine.kit import serve, telemetry
 from peregrine.kit.errors import StartRefused
 from peregrine.kit.postgres import Database, check_schema
@@ -28,6 +29,7 @@ from peregrine.tools.knowledge import Knowledge
 from peregrine.tools.metrics import ToolMetrics
 from peregrine.tools.reach import ReachSettings, reaching
 from peregrine.tools.registry import Registry
+from peregrine.tools.results import Results
 from peregrine.tools.service import ToolService
 
 SERVICE = tools_pb2.DESCRIPTOR.services_by_name["ToolService"].full_name
@@ -73,6 +75,19 @@ class Settings(ReachSettings, ServeSettings, PostgresSettings):
         default=(),
         help="Python modules, comma separated, whose functions under @tool are tools here, too",
     )
+    cache_target: str | None = setting(
+        "PEREGRINE_CACHE_TARGET",
+        default=None,
+        help="gRPC target of the cache service, where results are kept; without it every call of "
+        "a tool is executed",
+    )
+    near_cache_bytes: int = setting(
+        "PEREGRINE_TOOLS_NEAR_CACHE_BYTES",
+        default=32 * 1024 * 1024,
+        minimum=0,
+        help="bytes of results that this worker keeps in its own memory, each for 5 seconds at "
+        "most; 0 keeps none",
+    )
     knowledge_dir: Path = setting(
         "PEREGRINE_KNOWLEDGE_DIR",
         default=Path("examples/docs"),
@@ -102,6 +117,7 @@ async def build(
       Unavailable: PostgreSQL cannot be reached.
     """
     metrics_registry = metrics_registry or telemetry.new_registry()
+    metrics = ToolMetrics(registry=metrics_registry, pool=settings.pool, slots=settings.concurrency)
     database = await Database.connect(
         settings.postgres_dsn,
         size=settings.postgres_pool_size,
@@ -113,13 +129,11 @@ async def build(
         reaching(
             settings, registry=metrics_registry, secret=lambda name: secret_ref(name, environ)
         ) as reach,
+        _kept_results(settings, metrics) as results,
     ):
         await check_schema(database, "tools", MIGRATIONS)
         knowledge = Knowledge(database)
         await _fill(knowledge, settings)
-        metrics = ToolMetrics(
-            registry=metrics_registry, pool=settings.pool, slots=settings.concurrency
-        )
         admission = Admission(
             slots=settings.concurrency,
             max_wait=settings.max_wait_seconds,
@@ -129,7 +143,7 @@ async def build(
         builtin = (
             calculator,
             current_time(lambda: datetime.now(UTC)),
-            knowledge_search(knowledge.search),
+            knowledge_search(knowledge.search, version=knowledge.version),
             *reach.builtin,
         )
         _register(tools, [*(("", each) for each in builtin), *registry.find(settings.modules)])
@@ -137,6 +151,7 @@ async def build(
             registry=tools,
             admission=admission,
             record_metric=telemetry.CustomMetrics(metrics_registry).record,
+            results=results,
         )
 
         applied = AppliedTools(
@@ -183,6 +198,20 @@ def run(environ: Mapping[str, str]) -> int:
         return build(load(Settings, environ), environ=environ)
 
     return serve.run(built, name="tools", environ=environ)
+
+
+@asynccontextmanager
+async def _kept_results(settings: Settings, metrics: ToolMetrics) -> AsyncIterator[Results | None]:
+    if settings.cache_target is None:
+        yield None
+        return
+    async with CacheClient(settings.cache_target, near_bytes=settings.near_cache_bytes) as cache:
+        metrics.near_cache(lambda: cache.near_bytes, lambda: cache.near_evictions)
+        results = Results(cache=cache, on_unstored=metrics.unstored)
+        try:
+            yield results
+        finally:
+            await results.close()
 
 
 def _register(tools: Registry, found: list[tuple[str, Definition]]) -> None:

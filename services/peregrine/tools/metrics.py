@@ -2,8 +2,9 @@
 
 The label sets of a tool are made when it is registered, so that no load is a present 0 and a
 missing series means a fault. `requests` counts what arrived for a known tool with usable arguments,
-including what was refused; `inflight` counts what runs, including what was given up and has not
-ended. All tools of a worker share its slots, so slots have the label `pool` only.
+including what was refused, but not what the cache answered; `inflight` counts what runs, including
+what was given up and has not ended. All tools of a worker share its slots, so slots have the label
+`pool` only.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,16 @@ _WAIT_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5)
 class ToolMeters:
     """The metrics of one tool."""
 
-    __slots__ = ("completed", "execution", "inflight", "requests", "shed", "started", "wait")
+    __slots__ = (
+        "cached",
+        "completed",
+        "execution",
+        "inflight",
+        "requests",
+        "shed",
+        "started",
+        "wait",
+    )
 
     def __init__(self, metrics: "ToolMetrics", tool: str, pool: str) -> None:
         self.requests = metrics.requests.labels(tool, pool)
@@ -28,6 +38,11 @@ class ToolMeters:
         self.execution = metrics.execution.labels(tool, pool)
         self.wait = metrics.wait.labels(tool, pool)
         self.inflight = metrics.inflight.labels(tool, pool)
+        # By the tier that had the result; of a tool whose results are kept, "none" for a miss.
+        self.cached = {
+            level: metrics.cached.labels(tool, pool, level)
+            for level in ("near", "redis", "postgres", "none")
+        }
 
 
 class ToolMetrics:
@@ -70,6 +85,30 @@ class ToolMetrics:
         self.inflight = Gauge(
             "peregrine_tool_inflight", "Executions under way", _LABELS, registry=registry
         )
+        self.cached = Counter(
+            "peregrine_tool_cache_lookups_total",
+            "Results looked for in the cache; level is the tier that had it, none for a miss",
+            (*_LABELS, "level"),
+            registry=registry,
+        )
+        self._unstored = Counter(
+            "peregrine_tool_cache_unstored_total",
+            "Results that were not stored though they may be kept, by reason",
+            ("pool", "reason"),
+            registry=registry,
+        )
+        self._near_bytes = Gauge(
+            "peregrine_tool_near_cache_bytes",
+            "Bytes of results in the worker's near cache",
+            ("pool",),
+            registry=registry,
+        )
+        self._near_evictions = Gauge(
+            "peregrine_tool_near_cache_evictions",
+            "Results that the near cache gave up for newer ones, since the start",
+            ("pool",),
+            registry=registry,
+        )
         self.queue_depth = Gauge(
             "peregrine_tool_queue_depth", "Calls waiting for a slot", _LABELS, registry=registry
         )
@@ -89,6 +128,14 @@ class ToolMetrics:
         """The metrics of `tool`, present from now on. The queue's depth is read when scraped."""
         self.queue_depth.labels(tool, self._pool).set_function(queued)
         return ToolMeters(self, tool, self._pool)
+
+    def unstored(self, reason: str) -> None:
+        self._unstored.labels(self._pool, reason).inc()
+
+    def near_cache(self, held: Callable[[], int], evictions: Callable[[], int]) -> None:
+        """Bytes and evictions of the near cache, read when scraped."""
+        self._near_bytes.labels(self._pool).set_function(held)
+        self._near_evictions.labels(self._pool).set_function(evictions)
 
     def drain(self) -> None:
         self._draining.labels(self._pool).set(1)

@@ -9,11 +9,12 @@ _KEPT = 512
 class ToolStats:
     """Of one tool. Quantiles are of the last 512 executions, in seconds; 0 without any."""
 
-    __slots__ = ("_execution", "_queue", "calls", "errors")
+    __slots__ = ("_execution", "_queue", "cache_hits", "calls", "errors")
 
     def __init__(self) -> None:
         self.calls = 0
         self.errors = 0
+        self.cache_hits = 0
         self._execution: deque[float] = deque(maxlen=_KEPT)
         self._queue: deque[float] = deque(maxlen=_KEPT)
 

@@ -35,6 +35,7 @@ from peregrine.tools.definition import (
     effect=Effect.PURE,
     change=ChangeClass.PURE,
     scope=Scope.TENANT,
+    cacheable=False,
     timeout=5.0,
 )
 async def calculator(arguments: Arguments, context: ToolContext) -> Output:

@@ -11,6 +11,7 @@ from peregrine.tools.definition import (
     Effect,
     Output,
     Scope,
+    SourceVersion,
     ToolContext,
     ToolFailure,
     tool,
@@ -24,8 +25,8 @@ class Search(Protocol):
     def __call__(self, tenant: str, query: str, *, limit: int) -> Awaitable[Sequence[Found]]: ...
 
 
-def knowledge_search(search: Search) -> Definition:
-    """The tool, on the documents that `search` looks in."""
+def knowledge_search(search: Search, *, version: SourceVersion | None = None) -> Definition:
+    """The tool, on the documents that `search` looks in; `version` is theirs."""
 
     @tool(
         name="knowledge_search",
@@ -45,6 +46,7 @@ def knowledge_search(search: Search) -> Definition:
         effect=Effect.READ,
         change=ChangeClass.SLOW,
         scope=Scope.TENANT,
+        source_version=version,
     )
     async def look(arguments: Arguments, context: ToolContext) -> Output:
         try:

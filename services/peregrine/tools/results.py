@@ -1,0 +1,257 @@
+"""Results that are still true: kept in the near cache of this worker and in the cache service.
+
+A result is found again under the tool's name and version, what the tool's source text says, the
+version of what it reads, and the canonical form of its arguments (keys sorted at every depth); and
+only by the user, or the tenant, whose it is. Kept are successes of PURE and READ tools that said
+how fast their truth changes. How long: the cost class says for how long it is worth it, the change
+class for how long it may be. Arguments that name a moment or chance (`timestamp`, `nonce`, …) make
+a result that nobody will ask for again, so it is not kept.
+
+Storing goes on behind the answer, in a bounded number of tasks; what exceeds them is not stored.
+Nothing here fails: a cache that is away is one without entries.
+"""
+
+import asyncio
+import inspect
+import json
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import structlog
+from google.protobuf import duration_pb2
+from google.protobuf.message import DecodeError
+
+from peregrine.api.cache.v1 import cache_pb2
+from peregrine.api.common.v1 import common_pb2
+from peregrine.api.tools.v1 import tools_pb2
+from peregrine.client import CacheClient, CacheKey
+from peregrine.kit import context
+from peregrine.kit.context import Identity
+from peregrine.kit.errors import PeregrineError
+from peregrine.tools.definition import ChangeClass, CostClass, Definition, Effect, Scope
+from peregrine.tools.output import Shown
+
+MAX_STORING = 64
+
+_FIRST_SECONDS = {
+    CostClass.DEFAULT: 3_600.0,
+    CostClass.EXPENSIVE: 86_400.0,
+    CostClass.FREQUENT: 1_800.0,
+}
+_MAX_SECONDS = {
+    ChangeClass.PURE: 30 * 86_400.0,
+    ChangeClass.SLOW: 86_400.0,
+    ChangeClass.LIVE: 60.0,
+}
+# As they stand without '_', '-' and capitals, so that currentTime is one, too.
+_UNCACHEABLE = frozenset({"timestamp", "random", "nonce", "currenttime"})
+_SUSPICIOUS = re.compile("stamp|random|nonce|time", re.IGNORECASE)
+_STORE_SECONDS = 5.0
+_MAX_FINGERPRINTS = 1_000
+_TIERS = {
+    cache_pb2.TIER_NEAR: "near",
+    cache_pb2.TIER_REDIS: "redis",
+    cache_pb2.TIER_POSTGRES: "postgres",
+}
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the result of one call is kept, and for how many seconds."""
+
+    key: CacheKey
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A result found. `tier`: "near", "redis" or "postgres"; times in seconds."""
+
+    shown: Shown
+    execution_seconds: float
+    tier: str
+    age: float
+
+
+class Results:
+    """The results of one worker. `close` ends what is being stored.
+
+    Args:
+      on_unstored: told why (UPPER_SNAKE) a result that may be kept was not stored.
+    """
+
+    def __init__(self, *, cache: CacheClient, on_unstored: Callable[[str], object]) -> None:
+        self._cache = cache
+        self._on_unstored = on_unstored
+        self._canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+        # By the definition's id; it is held, so that the id stays its own.
+        self._fingerprints: dict[int, tuple[Definition, bytes]] = {}
+        self._storing: set[asyncio.Task[None]] = set()
+
+    async def place(
+        self, definition: Definition, arguments: Mapping[str, Any], who: Identity
+    ) -> Place | None:
+        """Where the result of this call is kept; None when it must not be."""
+        if not keeps(definition):
+            return None
+        source = b""
+        if definition.source_version is not None:
+            try:
+                source = (await definition.source_version(who.tenant)).encode()
+            except PeregrineError:
+                return None  # nobody knows whether it changed
+        try:
+            canonical = self._canonical(arguments)
+            if names_a_moment(arguments, canonical, definition.uncacheable):
+                return None
+        except RecursionError:
+            return None
+        digest = blake2b(self._fingerprint(definition), digest_size=32)
+        digest.update(b"%d %b " % (len(source), source))
+        digest.update(canonical.encode())
+        key = self._cache.key(
+            f"tool:{definition.name}",
+            digest.digest(),
+            shared=definition.scope is Scope.TENANT,
+            identity=who,
+        )
+        return Place(key, seconds(definition))
+
+    async def find(self, place: Place) -> Kept | None:
+        cached = await self._cache.get(place.key)
+        if cached is None:
+            return None
+        try:
+            message = tools_pb2.ToolResult.FromString(cached.value)
+        except DecodeError:
+            log.warning("result_unreadable", namespace=place.key.message.namespace)
+            return None
+        took = message.execution_time
+        return Kept(
+            Shown(message.content[0].text, message.structured_content.utf8),
+            took.seconds + took.nanos / 1e9,
+            _TIERS[cached.tier],
+            cached.age,
+        )
+
+    def keep(self, place: Place, shown: Shown, *, execution_seconds: float, started: float) -> None:
+        """Stores a result in the background. `started`: of the execution, on `time.monotonic()`;
+        the result is as old as that."""
+        if shown.cut:
+            self._on_unstored("TOO_LARGE")
+        elif len(self._storing) >= MAX_STORING:
+            self._on_unstored("TOO_MANY")
+        else:
+            task = asyncio.create_task(
+                self._store(place, shown, execution_seconds, started), name="tool-result-store"
+            )
+            self._storing.add(task)
+            task.add_done_callback(self._storing.discard)
+
+    async def close(self) -> None:
+        for task in self._storing:
+            task.cancel()
+        if self._storing:
+            await asyncio.wait(self._storing)
+
+    async def _store(
+        self, place: Place, shown: Shown, execution_seconds: float, started: float
+    ) -> None:
+        message = tools_pb2.ToolResult(
+            content=[common_pb2.ContentBlock(text=shown.text)],
+            execution_time=duration_pb2.Duration(
+                seconds=int(execution_seconds), nanos=int(execution_seconds % 1 * 1e9)
+            ),
+        )
+        if shown.data:
+            message.structured_content.utf8 = shown.data
+        try:
+            # The call that caused it may be over before this is.
+            with context.bind(detach=True, timeout=_STORE_SECONDS):
+                reason = await self._cache.set(
+                    place.key,
+                    message.SerializeToString(),
+                    ttl=place.seconds,
+                    cost=execution_seconds,
+                    born=started,
+                )
+        except Exception as error:
+            # The top of a background task: the answer was given, and is computed again next time.
+            log.error("result_not_stored", error=type(error).__name__, exc_info=error)
+            reason = "FAILED"
+        if reason:
+            self._on_unstored(reason)
+
+    def _fingerprint(self, definition: Definition) -> bytes:
+        known = self._fingerprints.get(id(definition))
+        if known is None:
+            if len(self._fingerprints) >= _MAX_FINGERPRINTS:
+                self._fingerprints.clear()
+            known = self._fingerprints[id(definition)] = definition, fingerprint(definition)
+        return known[1]
+
+
+def keeps(definition: Definition) -> bool:
+    """Whether results of the tool are kept at all."""
+    return (
+        definition.cacheable
+        and definition.effect is not Effect.WRITE
+        and definition.change is not ChangeClass.NEVER
+    )
+
+
+def seconds(definition: Definition) -> float:
+    """How long a result is kept at first."""
+    first = definition.ttl or _FIRST_SECONDS[definition.cost]
+    return min(first, _MAX_SECONDS[definition.change])
+
+
+def fingerprint(definition: Definition) -> bytes:
+    """Differs when the tool does: by its version, and by the text of the module it is written in,
+    because who edits a function does not always think of its version."""
+    digest = blake2b(digest_size=32)
+    function = inspect.unwrap(definition.function)
+    try:
+        source = Path(inspect.getsourcefile(function) or "").read_bytes()
+    except (OSError, TypeError):
+        source = b""  # no text beside the code: the version alone has to do
+    parts = (
+        definition.name,
+        str(definition.version),
+        definition.description,
+        json.dumps(definition.input_schema, sort_keys=True),
+    )
+    for part in (*(each.encode() for each in parts), source):
+        digest.update(b"%d " % len(part))
+        digest.update(part)
+    return digest.digest()
+
+
+def names_a_moment(arguments: Any, canonical: str, further: Collection[str]) -> bool:
+    """Whether an argument, at any depth, has a name that keeps the result out of the cache.
+
+    `canonical` is the text of the arguments, where most of them can be seen to have none.
+    """
+    if not further and not _SUSPICIOUS.search(canonical):
+        return False
+    names = _UNCACHEABLE | {_plain(name) for name in further}
+    left = [arguments]
+    while left:
+        match left.pop():
+            case dict() as mapping:
+                if any(_plain(name) in names for name in mapping):
+                    return True
+                left.extend(mapping.values())
+            case list() as items:
+                left.extend(items)
+    return False
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").replace("-", "").lower()

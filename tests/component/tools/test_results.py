@@ -1,0 +1,282 @@
+"""Results that are kept, found again by whom they are for, and never when they must not be."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+from prometheus_client import CollectorRegistry
+
+from peregrine.api.tools.v1 import tools_pb2, tools_pb2_grpc
+from peregrine.cache import main as cache_service
+from peregrine.kit.context import Identity, write_identity
+from peregrine.kit.serve import Server
+from peregrine.kit.settings import Secret
+from peregrine.tools import main
+from tests.component.tools.conftest import Worker, call, text
+from tests.support import tools_module
+from tests.support.eventually import eventually
+from tests.support.ports import free_port
+from tests.support.proxy import FaultProxy, fault_proxy
+
+ADA, BOB, OTHER = Identity("acme", "ada"), Identity("acme", "bob"), Identity("umbrella", "ada")
+NONE, NEAR = tools_pb2.CACHE_TIER_NONE, tools_pb2.CACHE_TIER_NEAR
+REDIS, POSTGRES = tools_pb2.CACHE_TIER_REDIS, tools_pb2.CACHE_TIER_POSTGRES
+
+
+class Bench:
+    """Workers around one cache service, and what their tools left behind."""
+
+    def __init__(
+        self, stack: AsyncExitStack, settings: main.Settings, executions: Path, target: str
+    ) -> None:
+        self._stack = stack
+        self._settings = settings
+        self._executions = executions
+        self.target = target
+
+    async def worker(self, **changes: Any) -> Worker:
+        settings = replace(self._settings, **{"cache_target": self.target, **changes})
+        registry = CollectorRegistry()
+        built = main.build(settings, metrics_registry=registry)
+        server = await self._stack.enter_async_context(built)
+        await self._stack.enter_async_context(server)
+        await server.serving()
+        channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(server.address))
+        return Worker(tools_pb2_grpc.ToolServiceStub(channel), registry)
+
+    @property
+    def executions(self) -> list[str]:
+        return tools_module.executions(self._executions)
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+async def cache(migrated_dsn: str, redis_url: str, stack: AsyncExitStack) -> Server:
+    settings = cache_service.Settings(
+        listen="127.0.0.1:0",
+        postgres_dsn=Secret(migrated_dsn),
+        cache_redis_url=Secret(redis_url),
+        redis_timeout_seconds=1.0,
+        postgres_timeout_seconds=1.0,
+    )
+    server = await stack.enter_async_context(cache_service.build(settings))
+    await stack.enter_async_context(server)
+    await server.serving()
+    return server
+
+
+@pytest.fixture
+def bench(
+    cache: Server,
+    stack: AsyncExitStack,
+    settings: main.Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Bench:
+    executions = tmp_path / "executions"
+    monkeypatch.setenv(tools_module.EXECUTIONS_VARIABLE, str(executions))
+    return Bench(stack, settings, executions, cache.address)
+
+
+async def ask(
+    worker: Worker, tool: str, arguments: Any = None, who: Identity = ADA, **fields: Any
+) -> tools_pb2.ToolResult:
+    request = tools_pb2.ExecuteToolRequest(call=call(tool, arguments, **fields))
+    answer = await worker.stub.ExecuteTool(request, timeout=20, metadata=write_identity(who))
+    return answer.result
+
+
+async def until_stored(worker: Worker, tool: str, arguments: Any, who: Identity = ADA) -> None:
+    """Storing goes on behind the answer, so ask until another worker would be answered, too."""
+
+    async def stored() -> bool:
+        return (await ask(worker, tool, arguments, who)).cache_tier != NONE
+
+    await eventually(stored)
+
+
+async def test_a_result_is_found_in_the_process_then_in_the_service_and_says_so(
+    bench: Bench,
+) -> None:
+    first, second = await bench.worker(), await bench.worker(near_cache_bytes=0)
+    computed = await ask(first, "look_up", {"a": 1, "b": {"d": 1, "c": [2]}}, call_id="one")
+    assert computed.cache_tier == NONE and not computed.HasField("age")
+    await until_stored(first, "look_up", {"a": 1, "b": {"d": 1, "c": [2]}})
+    near = await ask(first, "look_up", {"b": {"c": [2], "d": 1}, "a": 1}, call_id="two")
+    await until_stored(second, "look_up", {"a": 1, "b": {"d": 1, "c": [2]}})
+    far = await ask(second, "look_up", {"b": {"c": [2], "d": 1}, "a": 1}, call_id="three")
+    assert (near.cache_tier, far.cache_tier) == (NEAR, REDIS)
+    assert (near.call_id, far.call_id) == ("two", "three")
+    for found in (near, far):
+        assert found.content == computed.content
+        assert found.structured_content == computed.structured_content
+        assert found.execution_time == computed.execution_time
+        assert 0 <= found.age.ToNanoseconds() < 60e9 and not found.stale
+        assert found.queue_time.ToNanoseconds() == 0
+    assert bench.executions == ["acme/ada"]
+    stats = await first.stub.GetExecutionStats(tools_pb2.GetExecutionStatsRequest(), timeout=20)
+    (look_up,) = (each for each in stats.tools if each.tool == "look_up")
+    assert (look_up.cache_hits, look_up.errors) == (look_up.calls - 1, 0)
+    assert first.metric("peregrine_tool_requests_total", "look_up") == 1
+    labels = {"tool": "look_up", "pool": "default"}
+    looked = "peregrine_tool_cache_lookups_total"
+    assert first.sample(looked, labels | {"level": "none"}) == 1
+    assert first.sample(looked, labels | {"level": "near"}) == look_up.cache_hits
+    assert (second.sample(looked, labels | {"level": "redis"}) or 0) >= 1
+    assert first.sample("peregrine_tool_near_cache_bytes", {"pool": "default"})
+    assert second.sample("peregrine_tool_near_cache_bytes", {"pool": "default"}) == 0
+
+
+async def test_no_user_and_no_tenant_is_answered_with_anothers_result(bench: Bench) -> None:
+    workers = [await bench.worker(), await bench.worker(near_cache_bytes=0)]
+    for who in (ADA, BOB, OTHER):
+        assert text(await ask(workers[0], "look_up", {"a": 1}, who)) == f"found for {who.user}"
+        await until_stored(workers[1], "look_up", {"a": 1}, who)
+    for worker in workers:
+        for who in (ADA, BOB, OTHER):
+            found = await ask(worker, "look_up", {"a": 1}, who)
+            assert found.cache_tier != NONE and text(found) == f"found for {who.user}"
+    assert bench.executions == ["acme/ada", "acme/bob", "umbrella/ada"]
+
+
+async def test_what_is_for_a_tenant_is_shared_by_its_users_and_with_nobody_else(
+    bench: Bench,
+) -> None:
+    worker = await bench.worker()
+    await ask(worker, "look_up_for_all", {"a": 1}, ADA)
+    await until_stored(worker, "look_up_for_all", {"a": 1}, BOB)
+    assert text(await ask(worker, "look_up_for_all", {"a": 1}, BOB)) == "found for ada"
+    assert (await ask(worker, "look_up_for_all", {"a": 1}, OTHER)).cache_tier == NONE
+    assert bench.executions == ["acme/ada", "umbrella/ada"]
+
+
+NEVER_KEPT = [
+    ("current_time", {}),
+    ("calculator", {"expression": "1+1"}),
+    ("count", {"text": "x"}),
+    ("record_write", {"text": "x"}),
+    ("look_up", {"when": {"timestamp": 5}}),
+    ("look_up", {"list": [{"Nonce": 1}]}),
+    ("fail", {}),
+    ("raises", {}),
+    ("unshowable", {}),
+    ("huge", {}),
+    ("echo", b'{"text": '),
+]
+
+
+async def test_such_results_are_never_kept(bench: Bench, subtests: pytest.Subtests) -> None:
+    worker = await bench.worker()
+    for tool, arguments in NEVER_KEPT:
+        with subtests.test(tool=tool, arguments=str(arguments)):
+            for number in range(3):
+                result = await ask(worker, tool, arguments, idempotency_key=f"k{number}")
+                assert result.cache_tier == NONE
+    assert bench.executions.count("acme/ada") == 6
+    reasons = {"pool": "default", "reason": "TOO_LARGE"}
+    assert worker.sample("peregrine_tool_cache_unstored_total", reasons) == 3
+
+
+async def test_found_documents_do_not_outlive_a_change_of_the_documents(
+    bench: Bench, tmp_path: Path
+) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "refunds.md").write_text("# Refunds\n\nA refund takes five days.\n")
+    local = Identity("local", "local")
+    question = {"query": "refund"}
+    worker = await bench.worker(knowledge_dir=folder)
+    assert "five days" in text(await ask(worker, "knowledge_search", question, local))
+    await until_stored(worker, "knowledge_search", question, local)
+    # A worker that is started with other documents fills them in for all.
+    (folder / "refunds.md").write_text("# Refunds\n\nA refund takes nine days.\n")
+    second = await bench.worker(knowledge_dir=folder)
+    assert "nine days" in text(await ask(second, "knowledge_search", question, local))
+
+    async def follows() -> bool:
+        return "nine days" in text(await ask(worker, "knowledge_search", question, local))
+
+    await eventually(follows, timeout=3)
+    (folder / "refunds.md").unlink()
+    third = await bench.worker(knowledge_dir=folder)
+    assert "nothing" in text(await ask(third, "knowledge_search", question, local))
+
+
+async def test_a_kept_result_needs_no_place_on_a_busy_worker(bench: Bench) -> None:
+    worker = await bench.worker(concurrency=1, max_queue=0)
+    await ask(worker, "look_up", {"a": 1})
+    await until_stored(worker, "look_up", {"a": 1})
+    request = tools_pb2.ExecuteToolRequest(call=call("sleep", {"seconds": 60}))
+    slow = worker.stub.ExecuteTool(request, timeout=60)
+    await eventually(lambda: worker.metric("peregrine_tool_inflight", "sleep") == 1)
+    assert (await ask(worker, "look_up", {"a": 1})).cache_tier == NEAR
+    slow.cancel()
+
+
+async def test_a_stream_of_calls_uses_kept_results_too(bench: Bench) -> None:
+    worker = await bench.worker()
+    await ask(worker, "look_up", {"a": 1})
+    await until_stored(worker, "look_up", {"a": 1})
+    calls = [call("look_up", {"a": 1}, call_id="old"), call("look_up", {"a": 2}, call_id="new")]
+    tiers = {}
+    async for answer in worker.stub.ExecuteTools(
+        tools_pb2.ExecuteToolsRequest(calls=calls), timeout=20, metadata=write_identity(ADA)
+    ):
+        tiers |= {result.call_id: result.cache_tier for result in answer.results}
+    assert tiers == {"old": NEAR, "new": NONE}
+
+
+@pytest.fixture
+async def proxy(cache: Server) -> AsyncIterator[FaultProxy]:
+    async with fault_proxy(cache.address) as proxy:
+        yield proxy
+
+
+async def slowest(worker: Worker, calls: int = 30) -> float:
+    times = []
+    for number in range(calls):
+        began = time.perf_counter()
+        await ask(worker, "look_up", {"number": number, "at": time.monotonic_ns()})
+        times.append(time.perf_counter() - began)
+    return sorted(times)[-3]  # two of thirty are the machine's own
+
+
+@pytest.mark.parametrize("how", ["cut", "stall"])
+async def test_a_cache_that_is_away_costs_no_error_and_soon_no_time(
+    bench: Bench, proxy: FaultProxy, how: str
+) -> None:
+    without = await bench.worker(cache_target=None)
+    worker = await bench.worker(cache_target=proxy.address, near_cache_bytes=0)
+    await ask(worker, "look_up", {"a": 1})
+    await until_stored(worker, "look_up", {"a": 1})
+    getattr(proxy, how)()
+    async with asyncio.timeout(10):
+        for number in range(5):
+            assert (await ask(worker, "look_up", {"b": number})).status == (
+                tools_pb2.TOOL_STATUS_SUCCEEDED
+            )
+    assert await slowest(worker) < await slowest(without) + 0.02
+    proxy.resume()
+    await eventually(lambda: _answered_by_the_cache(worker), timeout=10)
+
+
+async def _answered_by_the_cache(worker: Worker) -> bool:
+    return (await ask(worker, "look_up", {"a": 1})).cache_tier == REDIS
+
+
+async def test_a_cache_that_was_never_there_costs_no_error(bench: Bench) -> None:
+    worker = await bench.worker(cache_target=f"127.0.0.1:{free_port()}", near_cache_bytes=0)
+    for _ in range(5):
+        assert (await ask(worker, "look_up", {"a": 1})).cache_tier == NONE
+    assert len(bench.executions) == 5
