@@ -49,6 +49,10 @@ async def test_it_comes_up_with_one_command_answers_remembers_and_stops_cleanly(
     assert len({json.dumps(each) for each in events if "tool_call_finished" in str(each)}) >= 3
     assert "425" in await ask_over_grpc(peregrine.target, QUESTION)
 
+    # A declared HTTP tool, answered by the stand-in, by itself and asked for by the agent.
+    assert "simulated" in await peregrine.cli("tools", "call", "get_weather", '{"city": "Oslo"}')
+    assert "The weather in Oslo: " in await peregrine.cli("chat", "How is the weather in Oslo?")
+
     second = peregrine.start()
     assert await second.wait(30) == 1
     assert f"another Peregrine (process {local.pid})" in only_line(second)

@@ -30,11 +30,14 @@ _ONLY_FOR: Mapping[str, frozenset[str]] = {
     ),
     "PEREGRINE_REDIS_URL": frozenset({"orchestrator", "llm-gateway"}),
     "PEREGRINE_CACHE_REDIS_URL": frozenset({"cache"}),
+    "PEREGRINE_SQL_TOOL_DSN": frozenset({"tools"}),
     # One process's address is of no use to the next; here each service gets its own.
     "PEREGRINE_LISTEN": frozenset(),
     "PEREGRINE_METRICS_PORT": frozenset(),
 }
 
+_EXAMPLE_URL = "PEREGRINE_EXAMPLE_HTTP_URL"
+_EGRESS_ALLOW = "PEREGRINE_EGRESS_ALLOW"
 _PROBES: Mapping[str, Literal["http", "port"]] = {"edge": "http", "simulator": "port"}
 
 
@@ -98,8 +101,13 @@ def services(
     ports: Mapping[str, tuple[Port, ...]],
     stores: Stores,
     environ: Mapping[str, str],
+    stand_in: str,
 ) -> list[Service]:
-    """Every service with its environment."""
+    """Every service with its environment.
+
+    Args:
+      stand_in: host:port of what answers the example tools, unless they are sent elsewhere.
+    """
     shared = {
         **targets(ports),
         "PEREGRINE_POSTGRES_DSN": stores.postgres_dsn,
@@ -114,6 +122,11 @@ def services(
         api = ports["simulator"][0].number
         shared["PEREGRINE_ANTHROPIC_BASE_URL"] = f"http://{HOST}:{api}"
         shared["ANTHROPIC_API_KEY"] = "simulated"
+    if not environ.get(_EXAMPLE_URL):
+        shared[_EXAMPLE_URL] = f"http://{stand_in}"
+        # Tools reach nothing on this machine but that port, and what the user opened.
+        opened = filter(None, (environ.get(_EGRESS_ALLOW), stand_in))
+        shared[_EGRESS_ALLOW] = ",".join(opened)
     defaults = {
         "PEREGRINE_DRAIN_SECONDS": f"{DRAIN_SECONDS:g}",
         "PEREGRINE_HANDOVER_SECONDS": f"{HANDOVER_SECONDS:g}",

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from peregrine.kit import postgres
 from peregrine.kit.errors import PeregrineError
-from peregrine.local import health, plan, servers, state
+from peregrine.local import health, plan, servers, stand_in, state
 from peregrine.local.migrations import COMPONENTS
 from peregrine.local.plan import Service, Stores
 from peregrine.local.processes import Child, Children, ProcessFailed, until_ready
@@ -56,10 +56,14 @@ class Supervisor:
         ):
             self._children = children
             ports = plan.ports(self._settings)
-            async with self._stores(children) as stores:
+            async with self._stores(children) as stores, stand_in.serving() as web:
                 await self._migrate(stores)
                 services = plan.services(
-                    self._settings, ports=ports, stores=stores, environ=self._environ
+                    self._settings,
+                    ports=ports,
+                    stores=stores,
+                    environ=self._environ,
+                    stand_in=web,
                 )
                 async with self._services(children, services):
                     await self._apply(children, plan.targets(ports))

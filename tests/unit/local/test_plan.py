@@ -29,7 +29,11 @@ STORES = Stores(postgres_dsn="pg://", redis_url="redis://0", cache_redis_url="re
 def planned(**environ: str) -> dict[str, Service]:
     settings = load(LocalSettings, FREE | environ)
     services = plan.services(
-        settings, ports=plan.ports(settings), stores=STORES, environ=FREE | environ
+        settings,
+        ports=plan.ports(settings),
+        stores=STORES,
+        environ=FREE | environ,
+        stand_in="127.0.0.1:4321",
     )
     return {service.name: service for service in services}
 
@@ -82,6 +86,17 @@ def test_what_the_user_sets_for_a_service_wins_over_the_local_defaults() -> None
     chosen = planned(PEREGRINE_DRAIN_SECONDS="1", PEREGRINE_LOG_LEVEL="debug")
     assert chosen["orchestrator"].environ["PEREGRINE_DRAIN_SECONDS"] == "1"
     assert chosen["orchestrator"].environ["PEREGRINE_LOG_LEVEL"] == "debug"
+
+
+def test_the_example_tools_are_answered_by_the_stand_in_and_reach_nothing_else_here() -> None:
+    tools = planned()["tools"].environ
+    assert tools["PEREGRINE_EXAMPLE_HTTP_URL"] == "http://127.0.0.1:4321"
+    assert tools["PEREGRINE_EGRESS_ALLOW"] == "127.0.0.1:4321"
+    more = planned(PEREGRINE_EGRESS_ALLOW="10.0.0.0/8")["tools"].environ
+    assert more["PEREGRINE_EGRESS_ALLOW"] == "10.0.0.0/8,127.0.0.1:4321"
+    elsewhere = planned(PEREGRINE_EXAMPLE_HTTP_URL="https://api.example")["tools"].environ
+    assert elsewhere["PEREGRINE_EXAMPLE_HTTP_URL"] == "https://api.example"
+    assert "PEREGRINE_EGRESS_ALLOW" not in elsewhere
 
 
 def test_only_targets_that_moved_are_worth_telling() -> None:
