@@ -7,8 +7,8 @@ for a year, under any other they are asked for again and mostly answered with 30
 
 import gzip
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -28,11 +28,12 @@ _TYPES = {
     "css": "text/css; charset=utf-8",
     "svg": "image/svg+xml",
 }
-_CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for "
-    "'script'; trusted-types 'none'"
-)
+_PAGE_HEADERS = {
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
+}
 
 
 def json_answer(
@@ -54,68 +55,72 @@ def json_answer(
     return Response(body, status_code=status, media_type="application/json", headers=extra)
 
 
-@dataclass(frozen=True, slots=True)
-class File:
-    """A file that is served, read and compressed once."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A file as it is served, read and compressed once. `version` may stand in its address."""
 
     body: bytes
-    media_type: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def version(self) -> str:
-        return hashlib.sha256(self.body).hexdigest()[:16]
-
-    def served(self) -> "Served":
-        zipped = gzip.compress(self.body, 9, mtime=0)
-        worth_it = len(self.body) > COMPRESS_ABOVE
-        return Served(self, self.version, zipped if worth_it else None)
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    file: File
-    version: str
     zipped: bytes | None
+    media_type: str
+    version: str
+    tag: str
+    headers: Mapping[str, str]
 
     def answer(self, request: Request) -> Response:
         zipped = self.zipped if _takes_gzip(request) else None
-        tag = f'"{self.version}-gz"' if zipped is not None else f'"{self.version}"'
-        fresh = request.query_params.get("v") == self.version
+        tag = f'"{self.tag}"' if zipped is None else f'"{self.tag}-gz"'
+        named = request.query_params.get("v") == self.version
         headers = {
-            **self.file.headers,
+            **self.headers,
             "ETag": tag,
-            "Cache-Control": _FOREVER if fresh else "no-cache",
+            "Cache-Control": _FOREVER if named else "no-cache",
             "Vary": "Accept-Encoding",
         }
         if tag in _tags(request.headers.get("if-none-match", "")):
             return Response(status_code=304, headers=headers)
         if zipped is not None:
             headers["Content-Encoding"] = "gzip"
-        return Response(
-            zipped if zipped is not None else self.file.body,
-            media_type=self.file.media_type,
-            headers=headers,
-        )
+        body = self.body if zipped is None else zipped
+        return Response(body, media_type=self.media_type, headers=headers)
 
 
 def page_files() -> dict[str, Served]:
-    """The page by path. It names its parts by their content, so that they can be kept for good."""
+    """The page by path. Its parts name each other by what the whole page holds, so that a browser
+    keeps them for good and never mixes two versions."""
     folder = resources.files("peregrine.edge") / "page"
-    files = {
-        each.name: File(each.read_bytes(), _TYPES[each.name.rpartition(".")[2]])
-        for each in folder.iterdir()
-        if each.name.rpartition(".")[2] in _TYPES
+    bodies = {
+        each.name: each.read_bytes()
+        for each in sorted(folder.iterdir(), key=lambda each: each.name)
+        if _kind(each.name) in _TYPES
     }
-    index = files.pop("index.html").body.decode()
-    for name, each in files.items():
-        index = index.replace(f'"/{name}"', f'"/{name}?v={each.version}"')
-    page = File(
-        index.encode(),
-        _TYPES["html"],
-        {"Content-Security-Policy": _CONTENT_SECURITY_POLICY, "X-Frame-Options": "DENY"},
+    version = _hash(b"\0".join(bodies.values()))
+    return {
+        "/" if name == "index.html" else f"/{name}": _served(name, body, bodies, version)
+        for name, body in bodies.items()
+    }
+
+
+def _served(name: str, body: bytes, names: Iterable[str], version: str) -> Served:
+    if _kind(name) in ("html", "js"):
+        for each in names:
+            for quoted in (f'"/{each}"', f'"./{each}"'):
+                body = body.replace(quoted.encode(), f'{quoted[:-1]}?v={version}"'.encode())
+    return Served(
+        body=body,
+        zipped=gzip.compress(body, 9, mtime=0) if len(body) > COMPRESS_ABOVE else None,
+        media_type=_TYPES[_kind(name)],
+        version=version,
+        tag=_hash(body),
+        headers=_PAGE_HEADERS if _kind(name) == "html" else {},
     )
-    return {"/": page.served()} | {f"/{name}": each.served() for name, each in files.items()}
+
+
+def _kind(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _hash(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()[:16]
 
 
 def _takes_gzip(request: Request) -> bool:

@@ -35,11 +35,14 @@ class RunInput(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    agent: str = Field(min_length=1, max_length=63, description="Name of the agent.")
+    agent: str = Field(
+        min_length=1, max_length=63, description="Name of the agent.", examples=["assistant"]
+    )
     message: str = Field(
         min_length=1,
         max_length=MAX_MESSAGE,
         description="What the user says; at most 256 KiB of UTF-8, not only spaces.",
+        examples=["What is 25 * 17?"],
     )
     conversation_id: UUID | None = Field(
         default=None, description="Left out: a new conversation begins."
@@ -47,6 +50,7 @@ class RunInput(BaseModel):
     request_id: str | None = Field(
         default=None,
         max_length=128,
+        pattern=r"^[^\x00]*$",
         description="Names this request for 24 h: the same one again reads the same run. The "
         "header Idempotency-Key does the same.",
     )

@@ -106,7 +106,7 @@ class EdgeService:
             allow_unremembered=body.allow_unremembered,
             labels=body.labels,
         )
-        return self._streams.stream(batches, holds_run=holds)
+        return self._streams.stream(batches, starts_run=True, holds_run=holds)
 
     async def events(
         self,

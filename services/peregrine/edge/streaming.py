@@ -14,9 +14,10 @@ the run never waits for it. The other one waits for the reader to leave, and bea
 
 The status is not decided before something is known: an error before the first event is a problem
 with its own status, a run that has nothing more to say is 204 (which tells an EventSource to stop
-asking). A stream that has waited half a second begins with 200, because then the log exists.
+asking). A reader of a run that says nothing for half a second sees the stream begin all the same;
+one that starts a run sees it begin when the run was accepted.
 
-sse-starlette is not used here: it costs five tasks for each stream, patches uvicorn when it is
+sse-starlette is not used here: it costs four tasks for each stream, patches uvicorn when it is
 imported, and cannot do the above.
 """
 
@@ -36,7 +37,6 @@ from peregrine.edge.metrics import EdgeMetrics
 from peregrine.kit.errors import PeregrineError, ResourceExhausted
 
 HEARTBEAT_SECONDS = 15.0
-# A stream that nothing was heard of for so long begins all the same: the reader sees it is there.
 BEGIN_SECONDS = 0.5
 # Milliseconds after which a reader that is sent elsewhere should be there.
 RETRY_MS = 250
@@ -70,11 +70,16 @@ class Streams:
         self._open: set[EventStream] = set()
 
     def stream(
-        self, batches: AsyncGenerator[list[pb.RunEvent], None], *, holds_run: bool = False
+        self,
+        batches: AsyncGenerator[list[pb.RunEvent], None],
+        *,
+        starts_run: bool = False,
+        holds_run: bool = False,
     ) -> "EventStream":
         """The answer that sends `batches`.
 
         Args:
+          starts_run: nothing is said before the run was accepted, or refused.
           holds_run: the run ends with this stream, so it is not sent elsewhere at a drain.
 
         Raises:
@@ -86,7 +91,12 @@ class Streams:
                 reason="OVERLOADED",
                 retry_after=1.0,
             )
-        return EventStream(batches, streams=self, holds_run=holds_run)
+        return EventStream(
+            batches,
+            streams=self,
+            begin_after=HEARTBEAT_SECONDS if starts_run else BEGIN_SECONDS,
+            holds_run=holds_run,
+        )
 
     def enter(self, stream: "EventStream") -> None:
         self._open.add(stream)
@@ -116,8 +126,10 @@ class EventStream(Response):
         batches: AsyncGenerator[list[pb.RunEvent], None],
         *,
         streams: Streams,
+        begin_after: float,
         holds_run: bool,
     ) -> None:
+        self._begin_after = begin_after
         self.holds_run = holds_run
         self.background = None
         self.status_code = 200
@@ -169,7 +181,7 @@ class EventStream(Response):
         began = time.monotonic()
         while True:
             wait = (
-                self._last_write + HEARTBEAT_SECONDS if self._begun else began + BEGIN_SECONDS
+                self._last_write + HEARTBEAT_SECONDS if self._begun else began + self._begin_after
             ) - time.monotonic()
             try:
                 async with asyncio.timeout(max(wait, 0.0)):

@@ -183,8 +183,8 @@ def _checked(given: pb.RunInput) -> pb.RunInput:
         raise _invalid("input.agent", "name an agent")
     if given.conversation_id:
         _uuid("input.conversation_id", given.conversation_id)
-    if len(given.request_id) > 128:
-        raise _invalid("input.request_id", "at most 128 characters")
+    if len(given.request_id) > 128 or "\0" in given.request_id:
+        raise _invalid("input.request_id", "at most 128 characters, none of them NUL")
     if given.HasField("timeout") and given.timeout.ToNanoseconds() <= 0:
         raise _invalid("input.timeout", "more than 0 s")
     if len(given.labels) > _MAX_LABELS or any(
