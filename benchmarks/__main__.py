@@ -74,11 +74,14 @@ def main() -> int:
     # What the parts used in this process have to say would stand between the rows.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     console = Console()
-    if not console.is_terminal:
-        console.width = _WIDTH
     begun = time.monotonic()
-    with Live(rows.table([]), console=console) as live:
-        done = asyncio.run(measure(names, lambda done: live.update(rows.table(done))))
+    if console.is_terminal:
+        with Live(rows.table([]), console=console, transient=True) as live:
+            done = asyncio.run(measure(names, lambda done: live.update(rows.table(done))))
+    else:
+        console.width = _WIDTH
+        done = asyncio.run(measure(names, lambda _: None))
+    console.print(rows.table(done))
     path = rows.write(done, _RESULTS, seconds=time.monotonic() - begun)
     console.print(f"{path.relative_to(REPOSITORY)}", style="dim")
     return 1 if any(row.broken for row in done) else 0

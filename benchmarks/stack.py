@@ -189,6 +189,8 @@ async def running(
                 "PYTHONPATH": str(REPOSITORY),
                 "PEREGRINE_TOOLS_MODULES": "tests.support.tools_module",
             },
+            # Nobody answers there: no run here uses the example tools.
+            stand_in=f"{plan.HOST}:{free_port()}",
         )
     }
     async with contextlib.AsyncExitStack() as stack:

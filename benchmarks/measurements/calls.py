@@ -16,6 +16,13 @@ async def echo(lab: Lab) -> AsyncIterator[Row]:
         unit="ms",
         detail={"medians_ms": [each * 1e3 for each in bare.medians]},
     )
+    silent = [await bare.after_silence() for _ in range(5)]
+    yield Row(
+        name="bare gRPC echo, each after 40 ms of silence, p50",
+        value=median(silent) * 1e3,
+        unit="ms",
+        detail={"medians_ms": [each * 1e3 for each in silent]},
+    )
     rates = [await bare.rate(concurrent=50, calls=1500) for _ in range(3)]
     yield Row(
         name="bare gRPC echo, 50 at a time",

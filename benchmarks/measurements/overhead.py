@@ -75,11 +75,12 @@ async def overhead(lab: Lab) -> AsyncIterator[Row]:
         await peregrine.simulator.play(*turns, latency=LATENCY)
         await _runs(peregrine, _WARM_UP, calls=len(turns))
         measured: list[Measured] = []
-        bare = [await echo.sample()]
+        bare, silent = [await echo.sample()], [await echo.after_silence()]
         for _ in range(_BLOCKS):
             measured += await _runs(peregrine, _BLOCK_RUNS, calls=len(turns))
             bare.append(await echo.sample())
-        for row in _rows(name, measured, median(bare), limit):
+            silent.append(await echo.after_silence())
+        for row in _rows(name, measured, median(bare), median(silent), limit):
             yield row
 
 
@@ -96,7 +97,9 @@ async def _runs(peregrine: Peregrine, count: int, *, calls: int) -> list[Measure
     ]
 
 
-def _rows(name: str, measured: Sequence[Measured], echo: float, limit: float) -> list[Row]:
+def _rows(
+    name: str, measured: Sequence[Measured], echo: float, silent: float, limit: float
+) -> list[Row]:
     own = [each.overhead for each in measured]
     by_clock = [each.seen.wall - each.played - each.tools for each in measured]
     return [
@@ -120,6 +123,12 @@ def _rows(name: str, measured: Sequence[Measured], echo: float, limit: float) ->
             name=f"run overhead less the simulator's lateness, {name}, p50",
             value=median(by_clock) / echo,
             unit="echoes",
+        ),
+        Row(
+            name=f"run overhead, {name}, p50",
+            value=median(own) / silent,
+            unit="echoes after silence",
+            detail={"echo_ms": silent * 1e3},
         ),
         Row(name=f"run overhead, {name}, p50", value=median(own) * 1e3, unit="ms"),
         Row(name=f"run overhead, {name}, p95", value=percentile(own, 95) * 1e3, unit="ms"),
