@@ -22,8 +22,17 @@ ALLOWED = {
     "simulator": frozenset({"event"}),
     # Declares a setting.
     "local": frozenset({"_port"}),
-    # `tool` describes a function; the others wrap functions of `math`; the registry is immutable.
-    "tools": frozenset({"tool", "_of_float", "_of_integers", "referencing.Registry"}),
+    # `tool` describes a function; the others wrap functions of `math`; the rest is immutable.
+    "tools": frozenset(
+        {
+            "tool",
+            "_of_float",
+            "_of_integers",
+            "ipaddress.IPv6Network",
+            "ipaddress.ip_network",
+            "referencing.Registry",
+        }
+    ),
     # A typer application is declared.
     "cli": frozenset({"typer.Typer", "typer.Option", "typer.Argument"}),
 }

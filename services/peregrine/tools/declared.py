@@ -264,6 +264,8 @@ def _problems(
         yield "tool.timeout", f"is not above 0 and at most {MAX_TIMEOUT:g} s"
     if tool.HasField("cache_ttl") and tool.cache_ttl.ToNanoseconds() <= 0:
         yield "tool.cache_ttl", "is not above 0"
+    if tool.HasField("cache_ttl") and tool.cache_ttl.ToNanoseconds() <= 0:
+        yield "tool.cache_ttl", "is not above 0"
     if tool.max_concurrency > _MAX_CONCURRENCY:
         yield "tool.max_concurrency", f"is above {_MAX_CONCURRENCY}"
     if tool.retries > _MAX_RETRIES:
