@@ -1,0 +1,183 @@
+"""The client of the cache over a real cache service: near, far, away, and whose it is."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from peregrine.api.cache.v1 import cache_pb2 as pb
+from peregrine.cache import main
+from peregrine.client import CacheClient, Identity
+from peregrine.kit import context
+from peregrine.kit.errors import InvalidArgument, Unauthenticated
+from peregrine.kit.settings import Secret
+from tests.support.eventually import eventually
+from tests.support.ports import free_port
+from tests.support.proxy import FaultProxy, fault_proxy
+
+ADA, BOB = Identity("acme", "ada"), Identity("acme", "bob")
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+async def proxy(migrated_dsn: str, redis_url: str, stack: AsyncExitStack) -> FaultProxy:
+    settings = main.Settings(
+        listen="127.0.0.1:0",
+        postgres_dsn=Secret(migrated_dsn),
+        cache_redis_url=Secret(redis_url),
+        redis_timeout_seconds=1.0,
+        postgres_timeout_seconds=1.0,
+    )
+    server = await stack.enter_async_context(main.build(settings))
+    await stack.enter_async_context(server)
+    await server.serving()
+    return await stack.enter_async_context(fault_proxy(server.address))
+
+
+async def client(
+    stack: AsyncExitStack, proxy: FaultProxy, *, near_bytes: int = MIB, identity: Identity = ADA
+) -> CacheClient:
+    return await stack.enter_async_context(
+        CacheClient(proxy.address, near_bytes=near_bytes, identity=identity, entry_timeout=2.0)
+    )
+
+
+async def test_a_value_is_found_near_by_who_set_it_and_far_by_others(
+    stack: AsyncExitStack, proxy: FaultProxy
+) -> None:
+    one, other = await client(stack, proxy), await client(stack, proxy)
+    key = one.key("ns", b"k")
+    assert await one.get(key) is None and one.near(key) is None
+    assert await one.set(key, b"value", ttl=100, cost=0.5, born=time.monotonic() - 7) == ""
+    near, far = await one.get(key), await other.get(other.key("ns", b"k"))
+    assert near is not None and far is not None
+    assert (near.value, near.tier, near.cost) == (b"value", pb.TIER_NEAR, 0.5)
+    assert (far.value, far.tier, far.cost) == (b"value", pb.TIER_REDIS, 0.5)
+    assert near.age == pytest.approx(7, abs=2) and far.age == pytest.approx(7, abs=2)
+    again = await other.get(other.key("ns", b"k"))
+    assert again is not None and again.tier == pb.TIER_NEAR
+
+
+async def test_a_value_near_its_end_is_not_kept_near_beyond_it(
+    stack: AsyncExitStack, proxy: FaultProxy
+) -> None:
+    one = await client(stack, proxy)
+    key = one.key("ns", b"k")
+    await one.set(key, b"old", ttl=60, born=time.monotonic() - 61)
+    assert one.near(key) is None
+    assert await one.get(key) is None
+
+
+async def test_no_key_of_one_reaches_what_is_anothers(
+    stack: AsyncExitStack, proxy: FaultProxy
+) -> None:
+    async with CacheClient(proxy.address, entry_timeout=2.0) as shared:
+        with pytest.raises(Unauthenticated):
+            shared.key("ns", b"k")
+        with context.with_identity(ADA):
+            hers = shared.key("ns", b"k")
+            await shared.set(hers, b"ada's", ttl=60)
+        with context.with_identity(BOB):
+            his = shared.key("ns", b"k")
+            assert await shared.get(his) is None
+            await shared.set(his, b"bob's", ttl=60)
+            # A key stays whose it is, whoever uses it.
+            found = await shared.get(hers)
+            assert found is not None and found.value == b"ada's"
+            for_all = shared.key("ns", b"k", shared=True)
+            await shared.set(for_all, b"everyone's", ttl=60)
+    strangers = await client(stack, proxy, identity=Identity("umbrella", "ada"))
+    friends = await client(stack, proxy, identity=ADA)
+    assert await strangers.get(strangers.key("ns", b"k", shared=True)) is None
+    found = await friends.get(friends.key("ns", b"k", shared=True))
+    assert found is not None and found.value == b"everyone's"
+    found = await friends.get(friends.key("ns", b"k"))
+    assert found is not None and found.value == b"ada's"
+
+
+async def test_what_was_deleted_is_gone_here_and_there(
+    stack: AsyncExitStack, proxy: FaultProxy
+) -> None:
+    one, other = await client(stack, proxy), await client(stack, proxy, near_bytes=0)
+    key = one.key("ns", b"k")
+    await one.set(key, b"value", ttl=60)
+    assert await one.delete(key)
+    assert one.near(key) is None and await one.get(key) is None and await other.get(key) is None
+    assert not await one.delete(key)
+
+
+async def test_what_is_not_stored_is_said_and_not_kept_near_either(
+    stack: AsyncExitStack, proxy: FaultProxy
+) -> None:
+    one = await client(stack, proxy, near_bytes=4 * MIB)
+    key = one.key("ns", b"k")
+    assert await one.set(key, b"x", ttl=60, sensitive=True) == "SENSITIVE"
+    assert await one.set(key, bytes(MIB + 1), ttl=60) == "TOO_LARGE"
+    assert one.near(key) is None and one.near_bytes == 0
+    with pytest.raises(InvalidArgument):
+        await one.set(one.key("no such name!", b"k"), b"x", ttl=60)
+    with pytest.raises(InvalidArgument):
+        await one.get(one.key("ns", b""))
+
+
+@pytest.mark.parametrize("how", ["cut", "stall"])
+async def test_a_service_that_is_away_is_a_miss_soon_at_no_cost_and_used_again_when_back(
+    stack: AsyncExitStack, proxy: FaultProxy, how: str
+) -> None:
+    one = await stack.enter_async_context(
+        CacheClient(proxy.address, near_bytes=0, identity=ADA, entry_timeout=0.3)
+    )
+    key = one.key("ns", b"k")
+    assert await one.set(key, b"value", ttl=60) == ""
+    getattr(proxy, how)()
+    for _ in range(3):
+        assert await one.get(key) is None
+    began = time.perf_counter()
+    for _ in range(1_000):
+        assert await one.get(key) is None
+    assert await one.set(key, b"other", ttl=60) == "UNAVAILABLE"
+    assert time.perf_counter() - began < 0.3  # not one of them waited
+    proxy.resume()
+
+    async def back() -> bool:
+        found = await one.get(key)
+        return found is not None and found.value == b"value"
+
+    await eventually(back, timeout=10)
+
+
+async def test_near_values_are_served_while_the_service_is_away(
+    stack: AsyncExitStack, proxy: FaultProxy
+) -> None:
+    one = await client(stack, proxy)
+    key = one.key("ns", b"k")
+    await one.set(key, b"value", ttl=60)
+    proxy.cut()
+    found = await one.get(key)
+    assert found is not None and found.value == b"value"
+
+
+async def test_a_service_that_was_never_there_is_a_miss() -> None:
+    async with CacheClient(f"127.0.0.1:{free_port()}", identity=ADA) as one:
+        key = one.key("ns", b"k")
+        for _ in range(5):
+            assert await one.get(key) is None
+        assert await one.set(key, b"x", ttl=60) == "UNAVAILABLE"
+
+
+async def test_a_caller_that_can_hardly_wait_does_not_ask_the_service(
+    stack: AsyncExitStack, proxy: FaultProxy
+) -> None:
+    one = await client(stack, proxy, near_bytes=0)
+    key = one.key("ns", b"k")
+    await one.set(key, b"value", ttl=60)
+    with context.bind(timeout=0.1):
+        assert await one.get(key) is None
+    assert await one.get(key) is not None
