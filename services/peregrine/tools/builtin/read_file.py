@@ -96,7 +96,7 @@ def _opened(root: Path, inside: Path) -> Iterator[int]:
 def _listed(descriptor: int) -> Output:
     with os.scandir(descriptor) as entries:
         names = sorted(
-            entry.name + ("/" if entry.is_dir() else "")
+            entry.name + ("/" if entry.is_dir(follow_symlinks=False) else "")
             for entry in entries
             if not entry.name.startswith(".")
         )
