@@ -4,31 +4,22 @@ One client for the worker: HTTP/2 where the other side speaks it, at most 100 co
 them kept alive. It obeys no proxy variables and keeps no cookies, so nothing leads around the rules
 of `egress` and nothing of one caller reaches the next one's request.
 
-The rules are held where the connection is made. The pool asks for a connection to a name; `Guard`
-resolves the name, checks *every* address, and connects to one of those addresses, so there is no
-second resolution that could answer otherwise. `Host` and the name that TLS verifies stay those of
-the URL, because only the connection below them is ours. A redirect is a new URL: it is parsed,
-checked and connected to in the same way, and to another origin it takes no header of the request.
-
-An answer is bounded in each way that it can be long: 5 MiB after unpacking, a hundredfold in
-unpacking, five redirects, and one deadline for all of it, however slowly it drips. Only text and
-JSON are shown to a model. What a request was told in secret is blotted out of the answer.
+Every connection is made by the `guard`. A redirect is a new URL: it is parsed, checked and
+connected to in the same way, and to another origin it takes no header of the request. There are at
+most five of them, and one deadline for all, down to the last byte of the answer, however slowly it
+drips. Only text and JSON are shown to a model (`bodies` reads them, within bounds), and what a
+request was told in secret is blotted out.
 """
 
 import asyncio
-import codecs
 import http.cookiejar
 import json
 import re
-import socket
 import ssl
-import time
-import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from ipaddress import ip_address
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.parse import urljoin
 
 import httpcore
@@ -36,20 +27,17 @@ import httpx
 from prometheus_client import CollectorRegistry, Counter
 
 from peregrine.kit.settings import Secret
-from peregrine.tools import egress
+from peregrine.tools import bodies, egress, guard
 from peregrine.tools.definition import ToolFailure
-from peregrine.tools.egress import Address, Rules, Target
+from peregrine.tools.egress import Rules, Target
+from peregrine.tools.guard import Connect, Guard, Resolve
 
-MAX_BYTES = 5 * 1024 * 1024
-MAX_RATIO = 100
 MAX_REDIRECTS = 5
 MAX_CONNECTIONS = 100
 MAX_KEPT_ALIVE = 20
 DEFAULT_SECONDS = 10.0
 
 _KEEPALIVE_SECONDS = 60.0
-# Small answers may be as repetitive as they like.
-_RATIO_FROM_BYTES = 256 * 1024
 _LOCATION = b"location"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _SHOWN_OF_ERROR = 2_000
@@ -60,28 +48,6 @@ _OURS = {
 }
 # A connection that is not made leaves time to say so, before the deadline of the whole.
 _CONNECT_SHARE = 0.9
-_TEXTUAL = frozenset(
-    {
-        "application/json",
-        "application/ld+json",
-        "application/x-ndjson",
-        "application/xml",
-        "application/xhtml+xml",
-        "application/javascript",
-        "application/yaml",
-        "application/x-yaml",
-        "application/x-www-form-urlencoded",
-    }
-)
-# Codecs whose time grows with the text and no faster; Python knows others.
-_CHARSETS = frozenset(
-    "utf-8 ascii iso8859-1 iso8859-2 iso8859-5 iso8859-15 cp1250 cp1251 cp1252 koi8-r utf-16 "
-    "utf-16-le utf-16-be shift_jis euc_jp euc_kr gb2312 gbk gb18030 big5".split()
-)
-
-Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
-# Of an address, a port and seconds.
-Connect: TypeAlias = Callable[[str, int, float | None], Awaitable[httpcore.AsyncNetworkStream]]
 
 
 class NothingSent(ToolFailure):
@@ -119,72 +85,6 @@ class Answer:
     @property
     def is_json(self) -> bool:
         return self.media_type == "application/json" or self.media_type.endswith("+json")
-
-
-async def resolve(host: str, port: int) -> Sequence[str]:
-    """The addresses of a name, as the system gives them."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
-async def connect(address: str, port: int, timeout: float | None) -> httpcore.AsyncNetworkStream:
-    """A TCP connection to an address; nothing is resolved."""
-    return await httpcore.AnyIOBackend().connect_tcp(address, port, timeout=timeout)
-
-
-class Guard(httpcore.AsyncNetworkBackend):
-    """Makes the pool's connections, to checked addresses only."""
-
-    def __init__(self, *, rules: Rules, resolve: Resolve, connect: Connect) -> None:
-        self._rules = rules
-        self._resolve = resolve
-        self._connect = connect
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Raises `egress.Refused` when any address of `host` may not be reached."""
-        until = time.monotonic() + (DEFAULT_SECONDS if timeout is None else timeout)
-        try:
-            async with asyncio.timeout(until - time.monotonic()):
-                addresses = await self._addresses(host, port)
-        except TimeoutError:
-            raise httpcore.ConnectTimeout("the name was not resolved in time") from None
-        for address in addresses:
-            self._rules.check(host, port, address)
-        failure: Exception = httpcore.ConnectError("the name has no address")
-        for number, address in enumerate(addresses):
-            # An address that does not answer leaves time for those after it.
-            share = (until - time.monotonic()) / (len(addresses) - number)
-            try:
-                return await self._connect(str(address), port, max(share, 0.0))
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failure = error
-        raise failure
-
-    async def connect_unix_socket(
-        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
-    ) -> httpcore.AsyncNetworkStream:
-        raise egress.Refused("Tools reach no Unix sockets.")
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-    async def _addresses(self, host: str, port: int) -> list[Address]:
-        try:
-            return [ip_address(host)]
-        except ValueError:
-            pass
-        try:
-            return [ip_address(found) for found in await self._resolve(host, port)]
-        except OSError as error:
-            raise httpcore.ConnectError("the name cannot be resolved") from error
 
 
 class _Transport(httpx.AsyncBaseTransport):
@@ -297,7 +197,13 @@ class Outbound:
             raise AnswerLost(
                 f"There was no whole answer within {limit:.3g} s.", reason="HTTP_TIMEOUT"
             ) from None
-        except (httpcore.NetworkError, httpcore.ProtocolError, httpx.HTTPError, OSError):
+        except (
+            bodies.Incomplete,
+            httpcore.NetworkError,
+            httpcore.ProtocolError,
+            httpx.HTTPError,
+            OSError,
+        ):
             raise AnswerLost("The connection broke off.", reason="CONNECTION_BROKEN") from None
 
     async def _follow(self, request: Request, limit: float) -> Answer:
@@ -340,23 +246,25 @@ class Outbound:
             await response.aclose()
 
     async def _read(self, request: Request, target: Target, response: httpx.Response) -> Answer:
-        media_type, charset = _content_type(response.headers.get("content-type", ""))
-        shown = _is_text(media_type)
-        if response.is_success and not shown:
+        kind = bodies.kind(response.headers.get("content-type", ""))
+        if response.is_success and not kind.is_text:
             raise ToolFailure(
-                f"The answer is {media_type}; only text and JSON can be shown.",
+                f"The answer is {kind.media_type}; only text and JSON can be shown.",
                 reason="CONTENT_REFUSED",
             )
         text = ""
-        if shown:
+        if kind.is_text:
+            encoding = response.headers.get("content-encoding", "")
             try:
-                text = _text(await _body(response), charset)
-            except _TooLarge as problem:
+                text = kind.decode(await bodies.read(response.aiter_raw(), encoding))
+            except bodies.TooLarge as problem:
                 # The rest would fill the window of an HTTP/2 connection, which others wait for.
                 stream = response.extensions.get("network_stream")
                 if stream is not None:
                     await stream.aclose()
                 raise ToolFailure(str(problem), reason="RESPONSE_TOO_LARGE") from None
+            except bodies.Unreadable as problem:
+                raise ToolFailure(str(problem), reason="CONTENT_REFUSED") from None
         text = _blotted(text, request.secrets.values())
         if not response.is_success:
             words = f"The server answered {response.status_code}. {text[:_SHOWN_OF_ERROR]}".strip()
@@ -364,7 +272,7 @@ class Outbound:
         return Answer(
             status=response.status_code,
             url=_blotted(target.url, request.secrets.values()),
-            media_type=media_type,
+            media_type=kind.media_type,
             text=text,
         )
 
@@ -375,8 +283,8 @@ async def opened(
     rules: Rules,
     seconds: float = DEFAULT_SECONDS,
     registry: CollectorRegistry | None = None,
-    resolve: Resolve = resolve,
-    connect: Connect = connect,
+    resolve: Resolve = guard.resolve,
+    connect: Connect = guard.connect,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Outbound]:
     """A client under `rules`; closed with its connections at the end.
@@ -408,10 +316,6 @@ _STATUS: Mapping[int, type[ToolFailure]] = {
 }
 
 
-class _TooLarge(Exception):
-    pass
-
-
 def _onward(target: Target, location: str) -> Target:
     # The library mends what is broken in an absolute URL; that is taken as it stands.
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", location):
@@ -420,58 +324,6 @@ def _onward(target: Target, location: str) -> Target:
         return egress.parse(urljoin(target.url, location))
     except ValueError:
         raise egress.Refused("The server redirects to no URL.") from None
-
-
-async def _body(response: httpx.Response) -> bytes:
-    """The body, unpacked piece by piece, never more of it than is allowed."""
-    encoding = response.headers.get("content-encoding", "").strip().lower()
-    if encoding not in ("", "identity", "gzip", "x-gzip"):
-        raise ToolFailure("The answer is packed in an unknown way.", reason="CONTENT_REFUSED")
-    inflate = zlib.decompressobj(wbits=31) if "gzip" in encoding else None
-    body = bytearray()
-    packed = 0
-    async for part in response.aiter_raw():
-        packed += len(part)
-        room = MAX_BYTES + 1 - len(body)
-        try:
-            body += inflate.decompress(part, room) if inflate else part[:room]
-        except zlib.error:
-            raise ToolFailure("The answer is packed wrongly.", reason="CONTENT_REFUSED") from None
-        if len(body) > MAX_BYTES:
-            raise _TooLarge(f"The answer is larger than {MAX_BYTES // 2**20} MiB.")
-        if len(body) > _RATIO_FROM_BYTES and len(body) > packed * MAX_RATIO:
-            raise _TooLarge(f"The answer unpacks to more than {MAX_RATIO} times its size.")
-    if inflate and packed and not inflate.eof:
-        raise AnswerLost("The connection broke off.", reason="CONNECTION_BROKEN")
-    return bytes(body)
-
-
-def _content_type(header: str) -> tuple[str, str]:
-    media_type, *parameters = (part.strip() for part in header.split(";"))
-    charset = next(
-        (each[8:].strip("\"'") for each in parameters if each.lower().startswith("charset=")), ""
-    )
-    return media_type.lower() or "text/plain", charset
-
-
-def _is_text(media_type: str) -> bool:
-    return (
-        media_type.startswith("text/")
-        or media_type in _TEXTUAL
-        or media_type.endswith(("+json", "+xml"))
-    )
-
-
-def _text(body: bytes, charset: str) -> str:
-    name = "utf-8"
-    if charset:
-        try:
-            name = codecs.lookup(charset).name
-        except LookupError:
-            pass
-    text = body.decode(name if name in _CHARSETS else "utf-8", "replace")
-    # PostgreSQL keeps no such character, and no model needs it.
-    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
 
 def _blotted(text: str, secrets: Iterable[Secret]) -> str:

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from peregrine.api.tools.v1 import tools_pb2
 from peregrine.kit.postgres import Database
 from peregrine.kit.settings import Secret, setting
-from peregrine.tools import declared, egress, outbound, templates
+from peregrine.tools import declared, egress, guard, outbound, templates
 from peregrine.tools.applied import Change
 from peregrine.tools.builtin.http_get import http_get
 from peregrine.tools.builtin.read_file import read_file
@@ -177,8 +177,8 @@ async def reaching(
     *,
     secret: Callable[[str], Secret],
     registry: CollectorRegistry | None = None,
-    resolve: outbound.Resolve = outbound.resolve,
-    connect: outbound.Connect = outbound.connect,
+    resolve: guard.Resolve = guard.resolve,
+    connect: guard.Connect = guard.connect,
 ) -> AsyncIterator[Reach]:
     """Opens what the settings name.
 

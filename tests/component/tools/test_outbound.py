@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from peregrine.kit.settings import Secret
-from peregrine.tools import egress, outbound
+from peregrine.tools import egress, guard, outbound
 from peregrine.tools.definition import ToolFailure
 from peregrine.tools.outbound import AnswerLost, NothingSent, Outbound, Request
 from tests.component.tools.unruly import Unruly, unruly
@@ -39,7 +39,7 @@ class Wire:
         self, address: str, port: int, timeout: float | None
     ) -> httpcore.AsyncNetworkStream:
         self.opened.append((address, port))
-        return await outbound.connect(address, port, timeout)
+        return await guard.connect(address, port, timeout)
 
 
 class Names:
@@ -71,7 +71,7 @@ def client(server: Unruly, wire: Wire) -> Client:
 
     @asynccontextmanager
     async def opened(
-        allow: str = "", resolve: outbound.Resolve = outbound.resolve, seconds: float = 5.0
+        allow: str = "", resolve: guard.Resolve = guard.resolve, seconds: float = 5.0
     ) -> AsyncIterator[Outbound]:
         rules = egress.rules((allow or f"127.0.0.1:{server.port}").split(","))
         async with outbound.opened(
