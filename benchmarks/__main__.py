@@ -18,6 +18,7 @@ from rich.live import Live
 from benchmarks import rows
 from benchmarks.lab import Lab
 from benchmarks.measurements import (
+    cache,
     calls,
     crowd,
     eager,
@@ -38,6 +39,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "gateway": gateway.gateway,
     "eager": eager.eager,
     "log": logs.logs,
+    "cache": cache.cache,
     "crowd": crowd.crowd,
     "start": start.start,
     "takeover": takeover.takeover,

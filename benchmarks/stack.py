@@ -233,6 +233,7 @@ _PORTS = (
     "TOOLS",
     "MEMORY",
     "CACHE",
+    "EDGE",
     "SIMULATOR",
     "SIMULATOR_CONTROL",
 )

@@ -15,6 +15,8 @@ _BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.
 class CacheMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._namespaces: set[str] = set()
+        # By name and tier: looking a child up by its labels costs more than counting in it.
+        self._asked: dict[tuple[str, str], Counter] = {}
         self._requests = Counter(
             "peregrine_cache_requests_total",
             "Entries asked for; level is the tier that had it, none for a miss",
@@ -33,6 +35,11 @@ class CacheMetrics:
             ["level", "direction"],
             registry=registry,
         )
+        self._moved = {
+            (level, direction): self._bytes.labels(level, direction)
+            for level in ("redis", "postgres")
+            for direction in ("read", "written")
+        }
         self._seconds = Histogram(
             "peregrine_cache_tier_seconds",
             "Time of one operation on a tier, also of one that got no answer",
@@ -55,17 +62,23 @@ class CacheMetrics:
 
     def asked(self, namespace: str, level: str) -> None:
         """One entry; `level` is empty for a miss."""
-        outcome = "hit" if level else "miss"
-        self._requests.labels(self._name(namespace), outcome, level or "none").inc()
+        child = self._asked.get((namespace, level))
+        if child is None:
+            name = self._name(namespace)
+            outcome = "hit" if level else "miss"
+            child = self._requests.labels(name, outcome, level or "none")
+            if name != _OTHER:
+                self._asked[namespace, level] = child
+        child.inc()
 
     def given(self, namespace: str, outcome: str) -> None:
         self._sets.labels(self._name(namespace), outcome).inc()
 
     def read(self, level: str, size: int) -> None:
-        self._bytes.labels(level, "read").inc(size)
+        self._moved[level, "read"].inc(size)
 
     def written(self, level: str, size: int) -> None:
-        self._bytes.labels(level, "written").inc(size)
+        self._moved[level, "written"].inc(size)
 
     def corrupt(self, level: str) -> None:
         self._corrupt.labels(level).inc()

@@ -121,25 +121,21 @@ class CacheService(cache_pb2_grpc.CacheServiceServicer):
         return cache_pb2.SetResponse(stored=True, version=entry.version)
 
     def _response(self, found: Found) -> cache_pb2.GetResponse:
-        response = cache_pb2.GetResponse(
-            degradations=[
-                common_pb2.Degradation(what=what, reason=reason) for what, reason in found.away
-            ]
-        )
+        response = cache_pb2.GetResponse()
+        for what, reason in found.away:
+            response.degradations.add(what=what, reason=reason)
         entry = found.entry
         if entry is not None:
-            response.entry.CopyFrom(
-                cache_pb2.Entry(
-                    value=entry.value,
-                    fetch_time=_timestamp(entry.fetch_time),
-                    ttl=_duration(entry.ttl),
-                    age=_duration(max(self._now() - entry.fetch_time, 0.0)),
-                    cost=_duration(entry.cost),
-                    tags=entry.tags,
-                    tier=_TIERS[found.tier],
-                    version=entry.version,
-                )
-            )
+            # Written in place: messages of their own would each be copied into this one.
+            message = response.entry
+            message.value = entry.value
+            _write(message.fetch_time, entry.fetch_time)
+            _write(message.ttl, entry.ttl)
+            _write(message.age, max(self._now() - entry.fetch_time, 0.0))
+            _write(message.cost, entry.cost)
+            message.tags.extend(entry.tags)
+            message.tier = _TIERS[found.tier]
+            message.version = entry.version
         return response
 
 
@@ -186,11 +182,6 @@ def _seconds(duration: duration_pb2.Duration) -> float:
     return duration.seconds + duration.nanos / 1e9
 
 
-def _duration(seconds: float) -> duration_pb2.Duration:
-    whole, nanos = divmod(round(seconds * 1e9), 1_000_000_000)
-    return duration_pb2.Duration(seconds=whole, nanos=nanos)
-
-
-def _timestamp(seconds: float) -> timestamp_pb2.Timestamp:
-    whole, nanos = divmod(round(seconds * 1e9), 1_000_000_000)
-    return timestamp_pb2.Timestamp(seconds=whole, nanos=nanos)
+def _write(message: duration_pb2.Duration | timestamp_pb2.Timestamp, seconds: float) -> None:
+    message.SetInParent()
+    message.seconds, message.nanos = divmod(round(seconds * 1e6) * 1_000, 1_000_000_000)

@@ -70,7 +70,7 @@ class Tiers:
             log.warning("redis_refused", error=str(problem))
             frames = [None] * len(addresses)
         redis_away = bool(away)
-        missing = []
+        missing: list[int] = []
         for number, (address, frame) in enumerate(zip(addresses, frames, strict=True)):
             if frame is None:
                 missing.append(number)
@@ -103,17 +103,18 @@ class Tiers:
         """Whether any tier took it. `entry` has a version from `next_version`."""
         frame = entries.encode(entry, address)
         seconds = entry.expire_time - self._now()
-        stored = await asyncio.gather(
-            self._stored(
+        async with asyncio.TaskGroup() as writing:
+            slower = writing.create_task(
+                self._stored(
+                    postgres_tier.NAME, self._postgres.put(who, address, frame, entry), len(frame)
+                )
+            )
+            in_redis = await self._stored(
                 redis_tier.NAME,
                 self._redis.put(address, frame, version=entry.version, seconds=seconds),
                 len(frame),
-            ),
-            self._stored(
-                postgres_tier.NAME, self._postgres.put(who, address, frame, entry), len(frame)
-            ),
-        )
-        return any(stored)
+            )
+        return slower.result() or in_redis
 
     async def remove(self, who: Identity, address: Address) -> bool:
         """Whether any tier had it.

@@ -130,6 +130,8 @@ class Results:
         try:
             message = tools_pb2.ToolResult.FromString(cached.value)
         except DecodeError:
+            message = tools_pb2.ToolResult()
+        if len(message.content) != 1:
             log.warning("result_unreadable", namespace=place.key.message.namespace)
             return None
         took = message.execution_time
