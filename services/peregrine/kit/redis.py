@@ -8,7 +8,15 @@ raising past its limit. Replies stay bytes, over RESP2 without the handshake ext
 A caught `AWAY` means: Redis cannot be asked now, go on without it.
 """
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from typing import Any
+
+from redis.asyncio import (
+    BlockingConnectionPool,
+    Connection,
+    Redis,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
 from redis.asyncio.client import Pipeline, PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -48,6 +56,38 @@ AWAY: tuple[type[Exception], ...] = (
 )
 
 
+class _LostIsLost:
+    """Python 3.12 and 3.13 answer a write to a transport that has just been closed with an
+    AttributeError from inside; it is a lost connection like any other."""
+
+    async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+        parent: Any = super()
+        try:
+            await parent.send_packed_command(*args, **kwargs)
+        except AttributeError as error:
+            await parent.disconnect(nowait=True)
+            raise RedisConnectionError("the connection is lost") from error
+
+
+class _Tcp(_LostIsLost, Connection):
+    pass
+
+
+class _Tls(_LostIsLost, SSLConnection):
+    pass
+
+
+class _Unix(_LostIsLost, UnixDomainSocketConnection):
+    pass
+
+
+_CONNECTIONS: dict[type, type] = {
+    Connection: _Tcp,
+    SSLConnection: _Tls,
+    UnixDomainSocketConnection: _Unix,
+}
+
+
 def connect(url: str | Secret, *, max_connections: int = 8, timeout: float = 1.0) -> Redis:
     """A client over its own pool; connects at the first command.
 
@@ -69,6 +109,7 @@ def connect(url: str | Secret, *, max_connections: int = 8, timeout: float = 1.0
         driver_info=None,
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
+    pool.connection_class = _CONNECTIONS[pool.connection_class]
     return Redis.from_pool(pool)
 
 
