@@ -5,6 +5,9 @@ import asyncio
 import grpc
 import pytest
 
+from peregrine.api.common.v1 import common_pb2 as common
+from peregrine.api.memory.v1 import memory_pb2 as memory
+from peregrine.api.memory.v1 import memory_pb2_grpc as memory_rpc
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.kit.errors import from_rpc_error
 from tests.support import stack
@@ -275,6 +278,31 @@ async def test_an_unforeseen_stop_of_a_neighbour_is_a_failed_run_not_a_lost_one(
     events = await asyncio.wait_for(peregrine.chat("overloaded"), 60)
     assert events[-1].run_finished.state == pb.RUN_STATE_FAILED
     assert events[-1].run_finished.error.reason == "MODEL_OVERLOADED"
+
+
+async def test_an_answer_that_was_remembered_otherwise_is_given_and_said_to_be(
+    peregrine: Stack,
+) -> None:
+    stalled = turn({"type": "text", "tokens": 9}, stalls=[{"after_tokens": 3, "seconds": 0.5}])
+    script(peregrine, stalled, match={"contains": "twice"})
+    run = await peregrine.start("twice", request_id="turn-7")
+    said = common.Message(
+        role=common.ROLE_ASSISTANT, content=[common.ContentBlock(text="said by a lost owner")]
+    )
+    async with grpc.aio.insecure_channel(peregrine.environ["PEREGRINE_MEMORY_TARGET"]) as channel:
+        await memory_rpc.MemoryServiceStub(channel).AppendMessages(
+            memory.AppendMessagesRequest(
+                conversation_id=run.conversation_id, messages=[said], request_id="turn-7:end"
+            ),
+            timeout=10,
+        )
+    events = await peregrine.watch(run.run_id)
+    stack.check_log(events)
+    finished = events[-1].run_finished
+    assert finished.state == pb.RUN_STATE_SUCCEEDED
+    assert [(each.what, each.reason) for each in finished.degradations] == [
+        ("memory", "REQUEST_ID_REUSED")
+    ]
 
 
 async def test_what_a_run_came_to_can_be_asked_for(peregrine: Stack) -> None:
