@@ -101,7 +101,10 @@ async def read(parts: AsyncIterator[bytes], encoding: str) -> bytes:
             body += inflate.decompress(part, room) if inflate else part[:room]
         except zlib.error:
             raise Unreadable("The answer is packed wrongly.") from None
-        if len(body) > MAX_BYTES:
+        # What follows the end, or unpacks to nothing, could go on for ever.
+        if inflate and inflate.unused_data:
+            raise Unreadable("The answer is packed wrongly.")
+        if max(len(body), packed) > MAX_BYTES:
             raise TooLarge(f"The answer is larger than {MAX_BYTES // 2**20} MiB.")
         if len(body) > _RATIO_FROM_BYTES and len(body) > packed * MAX_RATIO:
             raise TooLarge(f"The answer unpacks to more than {MAX_RATIO} times its size.")

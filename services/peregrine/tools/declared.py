@@ -223,13 +223,18 @@ def _may_pass(failure: ToolFailure) -> bool:
 
 def _found(tool: str, secret: Callable[[str], Secret], name: str) -> Secret:
     try:
-        return secret(name)
+        found = secret(name)
+        value = found.reveal()
+        if value.isascii() and value.isprintable():
+            return found
+        problem = f"the secret {name} is not one line of ASCII, as a header must be"
     except SettingsError as error:
-        log.warning("tool_secret_missing", tool=tool, problem=str(error))
-        raise ToolFailure(
-            f"The tool {tool} is not set up: what it should sign in with is missing.",
-            reason="SECRET_MISSING",
-        ) from None
+        problem = str(error)
+    log.warning("tool_secret_unusable", tool=tool, problem=problem)
+    raise ToolFailure(
+        f"The tool {tool} is not set up: what it should sign in with is missing.",
+        reason="SECRET_MISSING",
+    )
 
 
 def _output(answer: Answer) -> Output:

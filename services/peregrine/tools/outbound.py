@@ -257,14 +257,15 @@ class Outbound:
             encoding = response.headers.get("content-encoding", "")
             try:
                 text = kind.decode(await bodies.read(response.aiter_raw(), encoding))
-            except bodies.TooLarge as problem:
+            except (bodies.TooLarge, bodies.Unreadable) as problem:
                 # The rest would fill the window of an HTTP/2 connection, which others wait for.
                 stream = response.extensions.get("network_stream")
                 if stream is not None:
                     await stream.aclose()
-                raise ToolFailure(str(problem), reason="RESPONSE_TOO_LARGE") from None
-            except bodies.Unreadable as problem:
-                raise ToolFailure(str(problem), reason="CONTENT_REFUSED") from None
+                large = isinstance(problem, bodies.TooLarge)
+                raise ToolFailure(
+                    str(problem), reason="RESPONSE_TOO_LARGE" if large else "CONTENT_REFUSED"
+                ) from None
         text = _blotted(text, request.secrets.values())
         if not response.is_success:
             words = f"The server answered {response.status_code}. {text[:_SHOWN_OF_ERROR]}".strip()

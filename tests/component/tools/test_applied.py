@@ -13,10 +13,15 @@ import pytest
 from peregrine.api.common.v1 import common_pb2
 from peregrine.api.tools.v1 import tools_pb2, tools_pb2_grpc
 from peregrine.kit.errors import PeregrineError, from_rpc_error
+from peregrine.kit.postgres import ALL_TENANTS, Database
+from peregrine.kit.settings import Secret
+from peregrine.tools import applied as applied_tools
 from peregrine.tools import main
 from tests.component.tools.conftest import call, text
 from tests.component.tools.unruly import Unruly, unruly
+from tests.support.dsn import socket_path, through
 from tests.support.eventually import eventually
+from tests.support.proxy import fault_proxy
 
 ACME = (("peregrine-tenant", "acme"), ("peregrine-user", "ada"))
 OTHER = (("peregrine-tenant", "other"), ("peregrine-user", "bob"))
@@ -262,6 +267,45 @@ async def test_a_declared_tool_is_under_the_rules_of_egress(start: Start, server
         result = await execute(stub, "http_get", {"url": "http://169.254.169.254/latest/"})
         assert result.error.reason == "EGRESS_REFUSED"
     assert server.connections == 0
+
+
+async def test_applied_tools_stay_in_force_while_postgresql_is_away(
+    start: Start, server: Unruly, migrated_dsn: str
+) -> None:
+    async with fault_proxy(socket_path(migrated_dsn)) as proxy:
+        dsn = Secret(through(migrated_dsn, proxy.address))
+        async with start(postgres_dsn=dsn) as stub:
+            await apply(stub, tool(f"{server.url}/hello"))
+            proxy.cut()
+            assert text(await execute(stub, "ask", {"q": "x"})) == "Grüße"
+            error = await refused(apply(stub, tool(f"{server.url}/echo")))
+            assert error.reason == "POSTGRES_UNAVAILABLE"
+            proxy.resume()
+
+            async def applied() -> bool:
+                try:
+                    return (await apply(stub, tool(f"{server.url}/echo"))).version == 2
+                except grpc.aio.AioRpcError:
+                    return False
+
+            await eventually(applied, timeout=10)
+
+
+async def test_following_reads_what_is_new_by_an_index(migrated_dsn: str) -> None:
+    async with await Database.connect(migrated_dsn, size=1) as database:
+        async with database.transaction("acme", timeout=60) as conn:
+            await conn.execute(
+                "fill",
+                "INSERT INTO tools.registry (tenant, name, version, tool) "
+                "SELECT 'acme', 't' || n, 1, '' FROM generate_series(1, 20000) n",
+            )
+        async with database.transaction(ALL_TENANTS) as conn:
+            await conn.execute("analyze", "ANALYZE tools.registry")
+            last = await conn.fetchval("last", "SELECT max(change) FROM tools.registry")
+            query = applied_tools.CHANGES.replace("$1", str(last)).replace("$2", "500")
+            plan = await conn.fetch("plan", f"EXPLAIN (ANALYZE, BUFFERS) {query}")
+    shown = "\n".join(row[0] for row in plan)
+    assert "registry_changes" in shown and "Seq Scan" not in shown
 
 
 async def test_http_get_reads_what_is_open(start: Start, server: Unruly) -> None:

@@ -101,6 +101,10 @@ async def test_text_is_read_in_its_own_charset_and_unpacked(client: Client, serv
     [
         ("/cut", "CONNECTION_BROKEN", AnswerLost),
         ("/image", "CONTENT_REFUSED", ToolFailure),
+        ("/brotli", "CONTENT_REFUSED", ToolFailure),
+        ("/trailing", "CONTENT_REFUSED", ToolFailure),
+        ("/hollow", "RESPONSE_TOO_LARGE", ToolFailure),
+        ("/half", "CONNECTION_BROKEN", AnswerLost),
         ("/status/404", "HTTP_STATUS", ToolFailure),
         ("/status/500", "HTTP_STATUS", ToolFailure),
         ("/status/504", "HTTP_STATUS", AnswerLost),

@@ -110,6 +110,20 @@ class Unruly:
                     b"".join(packer.compress(b"\0" * 2**20) for _ in range(64)) + packer.flush()
                 )
                 return self._whole(writer, 200, packed, extra="Content-Encoding: gzip")
+            case ["trailing"]:
+                packed = gzip.compress(b"hello") + b"\0" * 2**20
+                return self._whole(writer, 200, packed, extra="Content-Encoding: gzip")
+            case ["hollow"]:
+                # Packed blocks without content, for ever.
+                packer = zlib.compressobj(wbits=31)
+                empty = packer.flush(zlib.Z_FULL_FLUSH)
+                packed = empty + b"\x00\x00\x00\xff\xff" * 2_000_000
+                return self._whole(writer, 200, packed, extra="Content-Encoding: gzip")
+            case ["half"]:
+                packed = gzip.compress(bytes(range(256)) * 40)[:-20]
+                return self._whole(writer, 200, packed, extra="Content-Encoding: gzip")
+            case ["brotli"]:
+                return self._whole(writer, 200, b"x", extra="Content-Encoding: br")
             case ["loop", count]:
                 return self._onward(writer, f"/loop/{int(count) + 1}")
             case ["to"]:

@@ -257,6 +257,16 @@ async def test_a_missing_secret_is_a_failure_that_names_none() -> None:
     assert "PEREGRINE" not in caught.value.message
 
 
+async def test_a_secret_that_is_no_header_is_not_sent() -> None:
+    outside = Outside()
+    broken_secret = made(
+        outside, lambda name: Secret("two\r\nlines"), http={"secret_headers": {"A": "X"}}
+    )
+    with pytest.raises(ToolFailure) as caught:
+        await run(broken_secret, id="1")
+    assert caught.value.reason == "SECRET_MISSING" and outside.requests == []
+
+
 async def test_a_tool_whose_setting_is_missing_is_off() -> None:
     full = declared.normal(tool(http={"url": "${BASE_URL}/x?q={q}"}))
     unset = {"BASE_URL": ""}
