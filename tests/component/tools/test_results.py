@@ -1,7 +1,6 @@
 """Results that are kept, found again by whom they are for, and never when they must not be."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -207,7 +206,7 @@ async def test_found_documents_do_not_outlive_a_change_of_the_documents(
     async def follows() -> bool:
         return "nine days" in text(await ask(worker, "knowledge_search", question, local))
 
-    await eventually(follows, timeout=3)
+    await eventually(follows)
     (folder / "refunds.md").unlink()
     third = await bench.worker(knowledge_dir=folder)
     assert "nothing" in text(await ask(third, "knowledge_search", question, local))
@@ -243,30 +242,18 @@ async def proxy(cache: Server) -> AsyncIterator[FaultProxy]:
         yield proxy
 
 
-async def slowest(worker: Worker, calls: int = 30) -> float:
-    times = []
-    for number in range(calls):
-        began = time.perf_counter()
-        await ask(worker, "look_up", {"number": number, "at": time.monotonic_ns()})
-        times.append(time.perf_counter() - began)
-    return sorted(times)[-3]  # two of thirty are the machine's own
-
-
 @pytest.mark.parametrize("how", ["cut", "stall"])
 async def test_a_cache_that_is_away_costs_no_error_and_soon_no_time(
     bench: Bench, proxy: FaultProxy, how: str
 ) -> None:
-    without = await bench.worker(cache_target=None)
     worker = await bench.worker(cache_target=proxy.address, near_cache_bytes=0)
     await ask(worker, "look_up", {"a": 1})
     await until_stored(worker, "look_up", {"a": 1})
     getattr(proxy, how)()
-    async with asyncio.timeout(10):
-        for number in range(5):
-            assert (await ask(worker, "look_up", {"b": number})).status == (
-                tools_pb2.TOOL_STATUS_SUCCEEDED
-            )
-    assert await slowest(worker) < await slowest(without) + 0.02
+    async with asyncio.timeout(15):  # half of what it takes if each of them waits
+        for number in range(100):
+            result = await ask(worker, "look_up", {"b": number})
+            assert result.status == tools_pb2.TOOL_STATUS_SUCCEEDED
     proxy.resume()
     await eventually(lambda: _answered_by_the_cache(worker), timeout=10)
 
