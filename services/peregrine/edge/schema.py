@@ -38,6 +38,20 @@ def message(descriptor: Descriptor, description: str) -> dict[str, Any]:
     }
 
 
+def sent_event(data: str) -> dict[str, Any]:
+    """One event of a stream whose data is a message."""
+    text = {"type": "string", "contentMediaType": "application/json"}
+    return {
+        "type": "object",
+        "required": ["event", "data"],
+        "properties": {
+            "id": {"type": "string", "description": "The position; none on a problem."},
+            "event": {"type": "string", "description": "The kind of the payload, or problem."},
+            "data": {**text, "contentSchema": reference(data)},
+        },
+    }
+
+
 def problem() -> dict[str, Any]:
     return {
         "description": "What is wrong, with a stable reason.",

@@ -284,7 +284,7 @@ def _routes(
         200: {
             "description": "Server-sent events. The id is the event's position, the name the kind "
             "of its payload, the data a RunEvent.",
-            "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
+            "content": {MEDIA_TYPE: {"schema": schema.sent_event("RunEvent")}},
         }
     }
     nothing_more: dict[int | str, dict[str, Any]] = {
