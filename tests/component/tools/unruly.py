@@ -23,7 +23,7 @@ class Unruly:
         self.sent = 0
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.failures_left = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     @property
     def url(self) -> str:
@@ -32,7 +32,7 @@ class Unruly:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
+        self._tasks[task] = writer
         self.connections += 1
         try:
             while await self._one(reader, writer):
@@ -40,7 +40,7 @@ class Unruly:
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
-            self._tasks.discard(task)
+            del self._tasks[task]
             writer.close()
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
@@ -147,8 +147,8 @@ class Unruly:
         return True
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+        for writer in self._tasks.values():
+            writer.transport.abort()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
 
