@@ -23,7 +23,7 @@ imported, and cannot do the above.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
 
 import orjson
@@ -40,6 +40,8 @@ HEARTBEAT_SECONDS = 15.0
 BEGIN_SECONDS = 0.5
 # Milliseconds after which a reader that is sent elsewhere should be there.
 RETRY_MS = 250
+# Where uvicorn makes a writer wait for its reader, too.
+_PIECE_BYTES = 64 * 1024
 
 MEDIA_TYPE = "text/event-stream"
 
@@ -59,6 +61,24 @@ def frames(events: Iterable[pb.RunEvent]) -> bytes:
         f"data: {jsonl.line(event)}\n\n"
         for event in events
     ).encode()
+
+
+def pieces(events: Iterable[pb.RunEvent], size: int = _PIECE_BYTES) -> Iterator[tuple[int, bytes]]:
+    """The events on the wire in pieces of about `size` bytes, with how many each holds.
+
+    A replay may come in one message of megabytes; written at once, it would all wait in memory for
+    a reader that does not read.
+    """
+    count, waiting, length = 0, [], 0
+    for event in events:
+        frame = frames((event,))
+        count, length = count + 1, length + len(frame)
+        waiting.append(frame)
+        if length >= size:
+            yield count, b"".join(waiting)
+            count, waiting, length = 0, [], 0
+    if waiting:
+        yield count, b"".join(waiting)
 
 
 class Streams:
@@ -170,8 +190,9 @@ class EventStream(Response):
         try:
             async with aclosing(self._batches) as batches:
                 async for batch in batches:
-                    await self._write(send, frames(batch))
-                    events.inc(len(batch))
+                    for count, piece in pieces(batch):
+                        await self._write(send, piece)
+                        events.inc(count)
         except PeregrineError as error:
             return error
         return None
