@@ -8,6 +8,7 @@ import pytest
 from tests.component.cli.fakes import Neighbours, neighbours
 from tests.component.cli.program import Program
 from tests.support.fake_orchestrator import FakeOrchestrator
+from tests.support.ports import free_port
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 AGENT = """\
@@ -52,13 +53,23 @@ def everywhere(fake: FakeOrchestrator, others: Neighbours) -> Program:
 
 
 async def test_the_examples_are_applied_where_there_is_no_cluster_and_no_cache(
-    peregrine: Program, fake: FakeOrchestrator
+    fake: FakeOrchestrator, others: Neighbours
 ) -> None:
+    others.tools.takes_tools = True
+    peregrine = Program(
+        {
+            "PEREGRINE_ORCHESTRATOR_TARGET": fake.target,
+            "PEREGRINE_TOOLS_TARGET": others.target,
+            "PEREGRINE_CACHE_TARGET": f"127.0.0.1:{free_port()}",
+        }
+    )
     ended = await peregrine("apply", "-f", str(EXAMPLES))
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.splitlines() == [
         "agent/assistant created",
         "cachepolicy/knowledge-search skipped (valid; no cache service is running here)",
+        "tool/get-weather created",
+        "tool/search-web created",
         "agent/support created",
         "toolpool/tools skipped (valid; scaling needs a cluster and its operator)",
     ]
@@ -66,6 +77,8 @@ async def test_the_examples_are_applied_where_there_is_no_cluster_and_no_cache(
         "calculator",
         "current_time",
         "knowledge_search",
+        "get_weather",
+        "search_web",
     ]
 
 

@@ -167,7 +167,7 @@ def test_every_example_is_valid() -> None:
         for resource in resources.read_all(path.read_text("utf-8"), source=path.name)
     ]
     resources.check_unique(found)
-    assert {each.kind for each in found} == {"Agent", "ToolPool", "CachePolicy"}
+    assert {each.kind for each in found} == {"Agent", "CachePolicy", "Tool", "ToolPool"}
     assert "assistant" in {each.name for each in found}
 
 
