@@ -25,6 +25,7 @@ from benchmarks.measurements import (
     gateway,
     logs,
     overhead,
+    readers,
     start,
     takeover,
 )
@@ -41,6 +42,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "log": logs.logs,
     "cache": cache.cache,
     "crowd": crowd.crowd,
+    "readers": readers.readers,
     "start": start.start,
     "takeover": takeover.takeover,
 }
