@@ -103,6 +103,18 @@ async def test_escape_stops_an_answer_and_the_next_question_goes_on(
     assert fake.run.input.conversation_id == CONVERSATION
 
 
+async def test_escape_before_the_run_has_begun_stops_it_as_soon_as_it_has(
+    page: Page, fake: FakeOrchestrator
+) -> None:
+    begin = Gate()
+    fake.script = [begin, script.started(), script.text(1, "On and on"), Gate()]
+    await say(page, "Count to a million")
+    await eventually(lambda: "Chat" in fake.calls)
+    await page.keyboard.press("Escape")
+    begin.set()
+    await expect(page.locator("footer")).to_contain_text("Stopped")
+
+
 async def test_a_reload_in_the_middle_of_an_answer_resumes_it(
     page: Page, fake: FakeOrchestrator, memory: Neighbours
 ) -> None:

@@ -191,6 +191,7 @@ function tell(event, transcript, mine) {
     if (ui.title.textContent === "New conversation") {
       ui.title.textContent = mine.turn.element.querySelector(".said").textContent;
     }
+    if (mine.unwanted) stop();
     setTimeout(list, 300);
   }
   if (event.step_started) ui.simulated.hidden = !event.step_started.simulated;
@@ -200,7 +201,11 @@ function tell(event, transcript, mine) {
 }
 
 async function stop() {
-  if (!open.run) return;
+  if (!open.turn) return;
+  if (!open.run) {
+    open.unwanted = true; // nobody knows its name yet
+    return;
+  }
   ui.stop.disabled = true;
   try {
     await ask(`/v1/runs/${open.run}/cancel`, { method: "POST" });
