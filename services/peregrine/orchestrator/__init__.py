@@ -10,6 +10,7 @@ refused everywhere.
     live.py       one run at work here: its task, and how it leaves
     turn.py       one run from its message to its terminal event: model → tools → model
     toolcalls.py  the tool calls of one step, eager where they may be
+    facts.py      what does not change while a run lives
     speech.py     what the model says: deltas for readers, blocks for the journal
     journal.py    the pen of a run: events in order, durable where they must be
     replay.py     a log folded into where the run stands (pure)

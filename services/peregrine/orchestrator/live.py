@@ -15,13 +15,14 @@ from peregrine.kit import context, errors
 from peregrine.kit.channel import DEADLINE_MARGIN
 from peregrine.kit.eventlog import Fenced
 from peregrine.kit.postgres import Connection
+from peregrine.orchestrator.facts import Facts
 from peregrine.orchestrator.journal import Journal
 from peregrine.orchestrator.metrics import Metrics
 from peregrine.orchestrator.plan import Plan
 from peregrine.orchestrator.replay import Replay
 from peregrine.orchestrator.store import Store
 from peregrine.orchestrator.toolcalls import InDoubt
-from peregrine.orchestrator.turn import Facts, Turn
+from peregrine.orchestrator.turn import Turn
 from peregrine.orchestrator.upstream import Upstream, to_proto
 from peregrine.orchestrator.waterfall import Recorder
 

@@ -22,11 +22,11 @@ from peregrine.kit.postgres import Connection, Database
 from peregrine.orchestrator import plan as plans
 from peregrine.orchestrator import replay as replays
 from peregrine.orchestrator.agents import Agents
+from peregrine.orchestrator.facts import Facts, begin_request
 from peregrine.orchestrator.journal import Journal
 from peregrine.orchestrator.live import LiveRun
 from peregrine.orchestrator.metrics import Metrics
 from peregrine.orchestrator.store import NewRun, Store, StoredRun
-from peregrine.orchestrator.turn import Facts, begin_request
 from peregrine.orchestrator.upstream import Upstream
 from peregrine.orchestrator.waterfall import Recorder, recorded
 

@@ -9,9 +9,7 @@ there while the model reads on, so nobody waits for it.
 import asyncio
 import random
 import time
-import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from peregrine.api.common.v1 import common_pb2 as common
 from peregrine.api.llm_gateway.v1 import llm_gateway_pb2 as llm
@@ -20,6 +18,7 @@ from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.api.tools.v1 import tools_pb2 as tools
 from peregrine.kit import context, errors
 from peregrine.orchestrator import prompt
+from peregrine.orchestrator.facts import Facts, begin_request
 from peregrine.orchestrator.journal import Journal
 from peregrine.orchestrator.metrics import Metrics
 from peregrine.orchestrator.plan import Plan
@@ -42,38 +41,6 @@ _STOP_REASONS = {
     llm.STOP_REASON_REFUSAL: pb.STOP_REASON_REFUSAL,
     llm.STOP_REASON_PAUSE: pb.STOP_REASON_PAUSE,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What does not change while a run lives."""
-
-    run_id: uuid.UUID
-    identity: context.Identity
-    agent_version: int
-    conversation_id: uuid.UUID
-    new_conversation: bool
-    message: str
-    # Names the turn to the memory service; the same on every attempt.
-    turn_id: str
-
-
-def begin_request(facts: Facts, plan: Plan) -> memory.BeginTurnRequest:
-    """What the memory service is asked at the beginning; asking again changes nothing."""
-    window = memory.ContextWindow(
-        strategy=memory.CONTEXT_STRATEGY_RECENT,
-        max_messages=plan.max_messages if plan.trimming else 10_000,
-        token_budget=plan.token_budget if plan.trimming else 10_000_000,
-    )
-    return memory.BeginTurnRequest(
-        conversation_id=str(facts.conversation_id),
-        create_conversation=facts.new_conversation,
-        message=facts.message,
-        window=window,
-        request_id=facts.turn_id,
-        agent_id=plan.agent,
-        run_id=str(facts.run_id),
-    )
 
 
 class Turn:
@@ -363,7 +330,14 @@ class Turn:
                         raise from_proto(event.failed.error)
                     case "finished":
                         self._finish_step(step, event.finished, speech)
-                        self._generation_spans(step, event.finished.times, begun, first)
+                        self._recorder.add_generation(
+                            step.number,
+                            self._plan.model,
+                            event.finished.times,
+                            begun=begun,
+                            first=first,
+                            ended=time.monotonic(),
+                        )
             speech.flush()
             if first is not None and not self._text_seen:
                 self._text_seen = True
@@ -385,29 +359,6 @@ class Turn:
         )
         add_usage(self._replay.usage, finished.usage)
         self._journal.emit(step_finished=step.finished)
-
-    def _generation_spans(
-        self, step: Step, times: llm.GenerationTimes, begun: float, first: float | None
-    ) -> None:
-        """Lays the gateway's own times into the stretch that was seen from here."""
-        ended = time.monotonic()
-        first = ended if first is None else first
-        parts = (
-            (pb.SPAN_KIND_QUEUE, times.queue_ms),
-            (pb.SPAN_KIND_CACHE, times.cache_ms),
-            (pb.SPAN_KIND_PROMPT_BUILD, times.build_ms),
-            (pb.SPAN_KIND_CONNECT, times.connect_ms),
-            (pb.SPAN_KIND_FIRST_TOKEN, times.first_token_ms),
-        )
-        inside = sum(part for _, part in parts) / 1e3
-        cursor = max(first - inside, begun)
-        number, model = step.number, self._plan.model
-        self._recorder.add(pb.SPAN_KIND_NETWORK, "llm-gateway", number, begun, cursor)
-        for kind, part in parts:
-            until = min(cursor + part / 1e3, first)
-            self._recorder.add(kind, model, number, cursor, until)
-            cursor = until
-        self._recorder.add(pb.SPAN_KIND_DECODE, model, number, first, ended)
 
     # ---- the end ----
 

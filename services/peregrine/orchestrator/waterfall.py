@@ -12,6 +12,7 @@ Times here are seconds from the acceptance of the run; the message carries milli
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from peregrine.api.llm_gateway.v1 import llm_gateway_pb2 as llm
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 
 # Gaps shorter than this are added to the neighbour before them instead of becoming a span.
@@ -46,6 +47,39 @@ class Recorder:
         end -= self.origin
         if end > start:
             self._spans.append(Span(kind, name, step, start, end))
+
+    def add_generation(
+        self,
+        step: int,
+        model: str,
+        times: llm.GenerationTimes,
+        *,
+        begun: float,
+        first: float | None,
+        ended: float,
+    ) -> None:
+        """Lays the gateway's own times into the stretch that was seen from here.
+
+        Args:
+          begun, first, ended: readings of the clock at the request, at the first content (None
+            when none came), and at the end.
+        """
+        first = ended if first is None else first
+        parts = (
+            (pb.SPAN_KIND_QUEUE, times.queue_ms),
+            (pb.SPAN_KIND_CACHE, times.cache_ms),
+            (pb.SPAN_KIND_PROMPT_BUILD, times.build_ms),
+            (pb.SPAN_KIND_CONNECT, times.connect_ms),
+            (pb.SPAN_KIND_FIRST_TOKEN, times.first_token_ms),
+        )
+        inside = sum(part for _, part in parts) / 1e3
+        cursor = max(first - inside, begun)
+        self.add(pb.SPAN_KIND_NETWORK, "llm-gateway", step, begun, cursor)
+        for kind, part in parts:
+            until = min(cursor + part / 1e3, first)
+            self.add(kind, model, step, cursor, until)
+            cursor = until
+        self.add(pb.SPAN_KIND_DECODE, model, step, first, ended)
 
     def finish(self, now: float) -> pb.Waterfall:
         return build(self._spans, max(now - self.origin, 0.0))
