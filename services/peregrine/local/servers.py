@@ -24,7 +24,7 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import asyncpg
-import psutil  # type: ignore[import-untyped]  # ships no types, and the lock has no stubs
+import psutil
 
 from peregrine.local import places
 from peregrine.local.processes import Child, Children, ProcessFailed, User, until_ready
