@@ -234,6 +234,8 @@ async def test_what_was_said_before_is_there_and_can_be_deleted(
 
 
 async def test_a_refusal_gives_the_words_back(page: Page, fake: FakeOrchestrator) -> None:
+    # Everything is refused from here on: the page has to know its agents before.
+    await expect(page.locator("#agent option")).not_to_have_count(0)
     fake.refuse = NotFound("there is no agent 'assistant'", reason="AGENT_NOT_FOUND")
     await say(page, "Hello?")
     await expect(page.get_by_role("alert")).to_have_text("there is no agent 'assistant'")

@@ -92,10 +92,14 @@ class Unruly:
                 return False
             case ["drip"]:
                 writer.write(_TEXT + b"1000\r\n\r\n")
-                while not writer.is_closing():
-                    writer.write(b"x")
-                    await writer.drain()
-                    await asyncio.wait([asyncio.ensure_future(reader.read(1))], timeout=0.05)
+                gone = asyncio.ensure_future(reader.read(1))  # until the other side gives up
+                try:
+                    while not gone.done():
+                        writer.write(b"x")
+                        await writer.drain()
+                        await asyncio.wait([gone], timeout=0.05)
+                finally:
+                    gone.cancel()
                 return False
             case ["flood"]:
                 writer.write(_TEXT + b"1073741824\r\n\r\n")
