@@ -165,11 +165,11 @@ class Results:
     async def _store(
         self, place: Place, shown: Shown, execution_seconds: float, started: float
     ) -> None:
+        # Rounded, so that what comes back says the same nanosecond as the first answer did.
+        whole, nanos = divmod(round(execution_seconds * 1e9), 1_000_000_000)
         message = tools_pb2.ToolResult(
             content=[common_pb2.ContentBlock(text=shown.text)],
-            execution_time=duration_pb2.Duration(
-                seconds=int(execution_seconds), nanos=int(execution_seconds % 1 * 1e9)
-            ),
+            execution_time=duration_pb2.Duration(seconds=whole, nanos=nanos),
         )
         if shown.data:
             message.structured_content.utf8 = shown.data
