@@ -12,4 +12,5 @@ lab          what the measurements share, opened at first need
 echo         the bare gRPC echo, server and client
 stack        Peregrine as `make run` starts it, the simulator's scripts and records
 measurements a module for each subject, listed in `__main__`
+simulate     not measured but simulated: what `make simulate` runs
 """

@@ -93,10 +93,10 @@ def short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def write(rows: Sequence[Row], directory: Path, *, seconds: float) -> Path:
+def write(rows: Sequence[Row], directory: Path, *, seconds: float, prefix: str = "") -> Path:
     """Keeps the rows with the facts of the machine. Returns the new file."""
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / time.strftime("%Y%m%dT%H%M%SZ.json", time.gmtime())
+    path = directory / (prefix + time.strftime("%Y%m%dT%H%M%SZ.json", time.gmtime()))
     result = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(seconds, 1),

@@ -1,0 +1,1 @@
+"""A pool of tool workers in simulated time: who sizes it how well, and what failures do to it."""
