@@ -28,19 +28,22 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
-from peregrine.kit import telemetry
-from peregrine.kit.context import ContextInterceptor
+from peregrine.kit import identity, telemetry
+from peregrine.kit.address import stays_here
+from peregrine.kit.context import ContextInterceptor, Door
 from peregrine.kit.errors import ErrorInterceptor, PeregrineError, StartRefused, Unavailable
 from peregrine.kit.options import server_options
-from peregrine.kit.settings import ServeSettings, SettingsError, load
+from peregrine.kit.settings import InnerSettings, ServeSettings, SettingsError, load
+from peregrine.kit.starting import patiently
 
 Servicer: TypeAlias = tuple[Callable[[Any, Any], None], Any, str]
 """(add_XServicer_to_server, the servicer, the full name of the service)."""
 Build: TypeAlias = Callable[[Mapping[str, str]], AbstractAsyncContextManager["Serving"]]
 
 EXIT_CLEAN, EXIT_FAILED, EXIT_SETTINGS = 0, 1, 2
+LIVENESS = "liveness"
+"""The name under which health says SERVING while the process runs, whatever its backends do."""
 
-_LOOPBACK = ("127.", "localhost:", "[::1]:", "unix:")
 _READY_RETRY_SECONDS = 0.5
 _LAST_GRACE_SECONDS = 0.5
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -65,6 +68,7 @@ class Server:
     Args:
       name: of the service, as in logs.
       servicers: what it serves.
+      door: where callers say who they are; by default they show the identity that services sign.
       ready: returns when the backends answered; raises `Unavailable` to be asked again soon.
       drain: hands over what would outlive the process; gets at most the drain time.
       interceptors: further ones, innermost (admission control).
@@ -75,8 +79,9 @@ class Server:
         self,
         *,
         name: str,
-        settings: ServeSettings,
+        settings: InnerSettings,
         servicers: Sequence[Servicer],
+        door: Door | None = None,
         ready: Callable[[], Awaitable[None]] | None = None,
         drain: Callable[[], Awaitable[None]] | None = None,
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
@@ -86,6 +91,7 @@ class Server:
         self.settings = settings
         self.port = 0
         self._servicers = tuple(servicers)
+        self._door = door or identity.door(settings)
         self._ready = ready
         self._drain = drain
         self._interceptors = tuple(interceptors)
@@ -100,13 +106,15 @@ class Server:
         """Binds and serves; returns the port (0 for a Unix socket). Readiness follows by itself.
 
         Raises:
-          StartRefused: the address or the metrics port cannot be bound.
+          StartRefused: the address or the metrics port cannot be bound, or others could reach a
+            server that asks nobody who they are.
         """
         settings = self.settings
+        refuse_open_address(settings)
         server = grpc.aio.server(
             interceptors=[
                 ErrorInterceptor(),
-                ContextInterceptor(auth_required=settings.auth_required),
+                ContextInterceptor(door=self._door),
                 *self._interceptors,
             ],
             options=server_options(settings),
@@ -116,6 +124,7 @@ class Server:
             add(servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         await self._announce(_NOT_SERVING)
+        await self._health.set(LIVENESS, _SERVING)
         if settings.reflection:
             reflection.enable_server_reflection(
                 [*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server
@@ -131,8 +140,6 @@ class Server:
         self._grpc = server
         self._readiness = asyncio.create_task(self._become_ready(), name=f"{self.name}-readiness")
         log.info("listening", address=self.address)
-        if not settings.auth_required and not settings.listen.startswith(_LOOPBACK):
-            log.warning("open_to_the_network", address=self.address, set="PEREGRINE_AUTH_REQUIRED")
         return self.port
 
     @property
@@ -241,15 +248,17 @@ def run(build: Build, *, name: str | None = None, environ: Mapping[str, str] | N
       name: of the service in logs; by default the package that `build` stands in.
     """
     environ = os.environ if environ is None else environ
+    start_wait = 0.0
     name = name or build.__module__.rpartition(".")[0].rpartition(".")[2] or "peregrine"
     try:
         settings = load(ServeSettings, environ)
         telemetry.configure_logging(name, settings.log_level)
+        start_wait = settings.start_wait_seconds
     except SettingsError:
         # `build` knows all settings of the service and names every problem at once.
         telemetry.configure_logging(name)
     try:
-        return asyncio.run(_Life(build, environ).run())
+        return asyncio.run(_Life(build, environ, start_wait).run())
     except Exception as raised:
         return _report(name, raised)
 
@@ -279,9 +288,10 @@ class _Life:
     stop short.
     """
 
-    def __init__(self, build: Build, environ: Mapping[str, str]) -> None:
+    def __init__(self, build: Build, environ: Mapping[str, str], start_wait: float) -> None:
         self._build = build
         self._environ = environ
+        self._start_wait = start_wait
         self._asked = asyncio.Event()
         self._started = False
 
@@ -307,7 +317,11 @@ class _Life:
                 loop.remove_signal_handler(number)
 
     async def _live(self) -> None:
-        async with self._build(self._environ) as server:
+        async with contextlib.AsyncExitStack() as stack:
+            server = await patiently(
+                lambda: stack.enter_async_context(self._build(self._environ)),
+                seconds=self._start_wait,
+            )
             try:
                 await server.start()
                 self._started = True
@@ -328,6 +342,15 @@ class _Life:
             asked.cancel()
             serving.cancel()
             await asyncio.wait({asked, serving})
+
+
+def refuse_open_address(settings: ServeSettings) -> None:
+    """Raises StartRefused where identity is off and more than this machine could call."""
+    if not settings.auth_required and not stays_here(settings.listen):
+        raise StartRefused(
+            f"PEREGRINE_AUTH_REQUIRED is off, so {settings.listen} is not listened on: switch it "
+            "on, or set PEREGRINE_LISTEN to a loopback address or a Unix socket"
+        )
 
 
 def _freeze() -> None:

@@ -93,6 +93,7 @@ class _Source:
     parse: Callable[[str], Any] | None
     minimum: float | None
     maximum: float | None
+    reference: str
 
 
 def setting(
@@ -104,13 +105,16 @@ def setting(
     parse: Callable[[str], Any] | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
+    reference: str = "",
 ) -> Any:
     """Declares a dataclass field that is read from `variable`.
 
     Without a default the variable is required. `parse` replaces the conversion by type and raises
     `ValueError` with the reason. `minimum` and `maximum` are inclusive and for numbers only.
+    `reference` is the name of a secret (`secret_ref`): then a mounted file of that name comes
+    first, and the field is a `Secret`, or None.
     """
-    source = _Source(variable, help, secret, parse, minimum, maximum)
+    source = _Source(variable, help, secret, parse, minimum, maximum, reference)
     if secret and isinstance(default, str):
         default = Secret(default)
     return dataclasses.field(default=default, metadata={_METADATA: source})
@@ -124,7 +128,7 @@ S = TypeVar("S", bound=_Dataclass)
 
 
 def load(cls: type[S], environ: Mapping[str, str]) -> S:
-    """Reads every setting of `cls`.
+    """Reads every setting of `cls`. Its method `problems`, if any, says what does not fit together.
 
     Raises:
       SettingsError: names every missing or malformed variable.
@@ -132,6 +136,12 @@ def load(cls: type[S], environ: Mapping[str, str]) -> S:
     values: dict[str, Any] = {}
     problems: list[Problem] = []
     for name, source, kind, default in _declared(cls):
+        if source.reference:
+            try:
+                values[name] = _referenced(source.reference, environ, SECRETS_DIRECTORY)
+            except SettingsError as error:
+                problems += error.problems
+            continue
         text = environ.get(source.variable, "")
         if not text.strip():
             if default is dataclasses.MISSING:
@@ -146,7 +156,11 @@ def load(cls: type[S], environ: Mapping[str, str]) -> S:
             )
     if problems:
         raise SettingsError(problems)
-    return cls(**values)
+    settings = cls(**values)
+    found: Callable[[], Sequence[Problem]] | None = getattr(settings, "problems", None)
+    if found is not None and (problems := list(found())):
+        raise SettingsError(problems)
+    return settings
 
 
 def describe(cls: type[_Dataclass]) -> tuple[Row, ...]:
@@ -176,7 +190,20 @@ def secret_ref(
     Raises:
       SettingsError: the name is not a plain one, or neither place holds it.
     """
-    variable = "PEREGRINE_SECRET_" + re.sub(r"[^A-Za-z0-9]", "_", name).upper()
+    found = _referenced(name, environ, directory)
+    if found is None:
+        variable = _secret_variable(name)
+        remedy = f"create {directory / name} or set {variable}"
+        raise SettingsError([Problem(variable, f"secret {name!r} is missing", remedy)])
+    return found
+
+
+def _secret_variable(name: str) -> str:
+    return "PEREGRINE_SECRET_" + re.sub(r"[^A-Za-z0-9]", "_", name).upper()
+
+
+def _referenced(name: str, environ: Mapping[str, str], directory: Path) -> Secret | None:
+    variable = _secret_variable(name)
     if not _SECRET_NAME.fullmatch(name):
         remedy = "use letters, digits, '.', '_' and '-', at most 128 of them"
         raise SettingsError([Problem(variable, f"the secret name {name!r} is not usable", remedy)])
@@ -190,11 +217,8 @@ def secret_ref(
         raise SettingsError(
             [Problem(variable, wrong, "make it readable UTF-8 for this user")]
         ) from None
-    if value := environ.get(variable):
-        return Secret(value)
-    raise SettingsError(
-        [Problem(variable, f"secret {name!r} is missing", f"create {path} or set {variable}")]
-    )
+    value = environ.get(variable)
+    return Secret(value) if value else None
 
 
 def _declared(cls: type[_Dataclass]) -> list[tuple[str, _Source, Any, Any]]:
@@ -274,6 +298,16 @@ def _shown(default: Any) -> str:
     return str(default)
 
 
+def start_wait() -> Any:
+    return setting(
+        "PEREGRINE_START_WAIT_SECONDS",
+        default=0.0,
+        minimum=0,
+        help="seconds that PostgreSQL gets to answer and its tables to be migrated, before a start "
+        "is given up; 300 in a cluster, where everything starts at once, 0 locally",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServeSettings:
     """What every served process reads. A service overrides `listen` with its own default port."""
@@ -302,8 +336,9 @@ class ServeSettings:
     )
     auth_required: bool = setting(
         "PEREGRINE_AUTH_REQUIRED",
-        default=False,
-        help="refuse calls without tenant and user; off means one tenant and user, both 'local'",
+        default=True,
+        help="ask every caller who it is; off means one tenant and user, both 'local', and is for "
+        "this machine only: then nothing but loopback and Unix sockets is listened on",
     )
     log_level: str = setting(
         "PEREGRINE_LOG_LEVEL",
@@ -311,6 +346,7 @@ class ServeSettings:
         parse=lambda text: _one_of(text, "debug", "info", "warning", "error"),
         help="least level that is logged: debug, info, warning or error",
     )
+    start_wait_seconds: float = start_wait()
     drain_seconds: float = setting(
         "PEREGRINE_DRAIN_SECONDS",
         default=30.0,
@@ -336,6 +372,33 @@ class ServeSettings:
         minimum=1,
         help="seconds that streams on an aged connection get to end; at least the longest stream",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InnerSettings(ServeSettings):
+    """For a service that others call with a signed identity."""
+
+    identity_keys: Secret | None = setting(
+        "PEREGRINE_SECRET_IDENTITY_KEYS",
+        reference="IDENTITY_KEYS",
+        default=None,
+        help="keys that identities are signed with between services, one line kid:base64 (32 bytes "
+        "or more) each: the first signs, all verify; needed unless PEREGRINE_AUTH_REQUIRED is off. "
+        "A file /etc/peregrine/secrets/IDENTITY_KEYS comes first",
+    )
+
+    def problems(self) -> Sequence[Problem]:
+        if not self.auth_required or self.identity_keys is not None:
+            return ()
+        return (
+            Problem(
+                "PEREGRINE_SECRET_IDENTITY_KEYS",
+                "is not set",
+                "set it, or create /etc/peregrine/secrets/IDENTITY_KEYS, with a line kid:base64 of "
+                "32 random bytes (or switch identity off with PEREGRINE_AUTH_REQUIRED=false, on "
+                "loopback only)",
+            ),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

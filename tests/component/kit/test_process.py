@@ -170,3 +170,12 @@ async def test_a_service_that_cannot_become_ready_exits_1_with_the_cause_in_the_
     (line,) = [json.loads(line) for line in process.lines if "service_failed" in line]
     assert "broken" in line["exception"]
     assert "closed" in process.events
+
+
+async def test_a_start_that_waits_for_its_database_can_still_be_stopped() -> None:
+    async with started(ECHO_BUILD="away", PEREGRINE_START_WAIT_SECONDS="60") as process:
+        waiting = await process.until("waiting_to_start")
+        assert waiting["reason"] == "POSTGRES_UNAVAILABLE"
+        process.signal(signal.SIGTERM)
+        assert await process.exit() == 0
+        assert process.said == []

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from peregrine.kit import serve
 from peregrine.kit.errors import StartRefused, Unavailable
 from peregrine.kit.options import MAX_MESSAGE_BYTES
-from peregrine.kit.settings import ServeSettings
+from peregrine.kit.settings import InnerSettings
 from tests.component.kit.echo import SERVICE, EchoServicer, EchoStub, add_echo, echo_server
 from tests.support.eventually import eventually
 
@@ -26,7 +26,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 def server(**options: Any) -> serve.Server:
     return serve.Server(
         name="echo",
-        settings=options.pop("settings", ServeSettings(drain_seconds=5.0)),
+        settings=options.pop("settings", InnerSettings(auth_required=False, drain_seconds=5.0)),
         servicers=[(add_echo, options.pop("servicer", EchoServicer()), SERVICE)],
         **options,
     )
@@ -55,6 +55,7 @@ async def test_health_says_not_serving_until_the_backends_answered() -> None:
     ):
         await eventually(lambda: asked == 2)
         assert [await status(channel), await status(channel, SERVICE)] == [NOT_SERVING] * 2
+        assert await status(channel, serve.LIVENESS) == SERVING
         answered.set()
         await asyncio.wait_for(started.serving(), 5)
         assert [await status(channel), await status(channel, SERVICE)] == [SERVING] * 2
@@ -104,7 +105,7 @@ async def test_the_grace_for_endpoints_comes_before_the_drain() -> None:
     async def drain() -> None:
         drained.append(loop.time())
 
-    started = server(settings=ServeSettings(endpoint_grace_seconds=0.2), drain=drain)
+    started = server(settings=InnerSettings(auth_required=False, endpoint_grace_seconds=0.2), drain=drain)
     await started.start()
     began = loop.time()
     await started.stop()
@@ -112,7 +113,7 @@ async def test_the_grace_for_endpoints_comes_before_the_drain() -> None:
 
 
 async def test_an_open_health_watch_hears_not_serving_and_does_not_hold_the_stop() -> None:
-    started = server(settings=ServeSettings(drain_seconds=600))
+    started = server(settings=InnerSettings(auth_required=False, drain_seconds=600))
     await started.start()
     await started.serving()
     async with grpc.aio.insecure_channel(started.address) as channel:
@@ -153,13 +154,13 @@ async def test_stopping_twice_or_before_the_start_is_harmless() -> None:
 async def test_a_port_in_use_is_refused_and_names_the_variable() -> None:
     async with server() as first:
         with pytest.raises(StartRefused, match=r"\(address already in use\).*PEREGRINE_LISTEN"):
-            await server(settings=ServeSettings(listen=first.address)).start()
+            await server(settings=InnerSettings(auth_required=False, listen=first.address)).start()
 
 
 @pytest.mark.parametrize("listen", ["nonsense", "127.0.0.1:notaport", "203.0.113.7:50051"])
 async def test_an_address_that_is_not_ours_is_refused(listen: str) -> None:
     with pytest.raises(StartRefused, match="cannot listen on"):
-        await server(settings=ServeSettings(listen=listen)).start()
+        await server(settings=InnerSettings(auth_required=False, listen=listen)).start()
 
 
 async def test_a_metrics_port_in_use_is_refused_and_leaves_nothing_listening() -> None:
@@ -167,7 +168,7 @@ async def test_a_metrics_port_in_use_is_refused_and_leaves_nothing_listening() -
 
     async with server() as first:
         second = server(
-            settings=ServeSettings(metrics_port=first.port), registry=CollectorRegistry()
+            settings=InnerSettings(auth_required=False, metrics_port=first.port), registry=CollectorRegistry()
         )
         try:
             with pytest.raises(StartRefused, match="PEREGRINE_METRICS_PORT"):
@@ -179,7 +180,7 @@ async def test_a_metrics_port_in_use_is_refused_and_leaves_nothing_listening() -
 async def test_a_unix_socket_serves_too(tmp_path: Path) -> None:
     listen = f"unix:{tmp_path}/echo.sock"
     async with (
-        server(settings=ServeSettings(listen=listen)) as started,
+        server(settings=InnerSettings(auth_required=False, listen=listen)) as started,
         grpc.aio.insecure_channel(started.address) as channel,
     ):
         assert (await EchoStub(channel).Say(StringValue(value="hi"), timeout=5)).value == "hi"
@@ -192,7 +193,7 @@ async def test_a_unix_socket_serves_too(tmp_path: Path) -> None:
 async def test_a_server_open_to_the_network_without_authentication_says_so(
     listen: str, required: bool, warned: bool, log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    async with server(settings=ServeSettings(listen=listen, auth_required=required)):
+    async with server(settings=InnerSettings(auth_required=False, listen=listen, auth_required=required)):
         pass
     assert ("open_to_the_network" in {line["event"] for line in log_lines()}) is warned
 
@@ -200,7 +201,7 @@ async def test_a_server_open_to_the_network_without_authentication_says_so(
 @pytest.mark.parametrize("on", [True, False])
 async def test_reflection_is_behind_its_setting(on: bool) -> None:
     async with (
-        echo_server(settings=ServeSettings(reflection=on, drain_seconds=1)) as started,
+        echo_server(settings=InnerSettings(auth_required=False, reflection=on, drain_seconds=1)) as started,
         grpc.aio.insecure_channel(started.address) as channel,
     ):
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
