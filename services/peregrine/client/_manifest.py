@@ -13,15 +13,23 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+from peregrine.client._bounds import (
+    BOUNDS,
+    DURATION,
+    LONGEST_DURATION,
+    REQUIRED,
+    UNWRITABLE,
+    Bounds,
+)
+
+_DURATION = re.compile(DURATION)
+_DURATION_PART = re.compile(r"([0-9.]+)(ms|s|m|h|d)")
 _NANOSECONDS = {
     "ms": Decimal(10**6),
     "s": Decimal(10**9),
@@ -30,6 +38,7 @@ _NANOSECONDS = {
     "d": Decimal(86_400 * 10**9),
 }
 _MAX_NANOSECONDS = 315_576_000_000 * 10**9  # of google.protobuf.Duration
+_BLANKS = " \t\r\n"
 
 # Values are written in capitals (EXACT, READ) unless the proto's enum is listed here.
 _SPELLING: dict[str, Callable[[str], str]] = {
@@ -39,52 +48,12 @@ _SPELLING: dict[str, Callable[[str], str]] = {
     "PolicyMode": str.capitalize,
 }
 
-_INTEGERS = {
+# No integer of the Kubernetes API is larger than 63 bits.
+INTEGERS = {
     FieldDescriptor.TYPE_INT32: (-(2**31), 2**31 - 1),
     FieldDescriptor.TYPE_INT64: (-(2**63), 2**63 - 1),
     FieldDescriptor.TYPE_UINT32: (0, 2**32 - 1),
-    FieldDescriptor.TYPE_UINT64: (0, 2**64 - 1),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Limits of one field. Numbers: least and most; durations: in seconds; text: UTF-8 bytes."""
-
-    least: float | None = None
-    most: float | None = None
-    bytes: int | None = None
-    items: int | None = None
-    pattern: str | None = None
-    pattern_in_words: str = ""
-
-
-_TOOL_NAME = Bounds(pattern=r"[a-zA-Z0-9_-]{1,64}", pattern_in_words="1 to 64 of a-z A-Z 0-9 _ -")
-
-BOUNDS: dict[str, Bounds] = {
-    "AgentSpec.model": Bounds(least=1),
-    "AgentSpec.system_prompt": Bounds(bytes=64 * 1024),
-    "AgentSpec.tools": Bounds(
-        items=128, pattern=_TOOL_NAME.pattern, pattern_in_words=_TOOL_NAME.pattern_in_words
-    ),
-    "AgentSpec.temperature": Bounds(least=0, most=1),
-    "AgentLimits.max_steps": Bounds(least=1, most=100),
-    "AgentLimits.max_output_tokens": Bounds(least=1),
-    "AgentLimits.max_duration": Bounds(least=0.001, most=3600),
-    "ContextOptions.max_messages": Bounds(least=1),
-    "ContextOptions.token_budget": Bounds(least=1),
-    "Tool.name": _TOOL_NAME,
-    "Tool.description": Bounds(bytes=4 * 1024),
-    "Tool.timeout": Bounds(least=0.001, most=300),
-    "Tool.max_concurrency": Bounds(least=1),
-    "Tool.retries": Bounds(most=5),
-    "PythonBackend.function": Bounds(
-        pattern=r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", pattern_in_words="package.module:function"
-    ),
-    "Policy.namespace": Bounds(
-        pattern=r"[A-Za-z0-9_.:-]{1,128}", pattern_in_words="1 to 128 of A-Z a-z 0-9 _ . : -"
-    ),
-    "Policy.max_stale_fraction": Bounds(least=0, most=1),
+    FieldDescriptor.TYPE_UINT64: (0, 2**63 - 1),
 }
 
 
@@ -113,37 +82,38 @@ class Reading:
                 entries[str(key)] = entry
         return entries
 
-    def fill(
-        self, into: Message, value: object, path: str, *, without: Collection[str] = ()
-    ) -> None:
-        """Sets the fields of `into` from a mapping; `without` names fields nobody may write."""
+    def fill(self, into: Message, value: object, path: str) -> None:
+        """Sets the fields of `into` from a mapping."""
+        message = into.DESCRIPTOR
+        unwritable = UNWRITABLE.get(message.name, ())
         fields: dict[str, Any] = {
-            field.json_name: field for field in into.DESCRIPTOR.fields if field.name not in without
+            field.json_name: field for field in message.fields if field.name not in unwritable
         }
         for key, entry in self.mapping(value, path, fields).items():
             self._field(into, fields[key], entry, f"{path}.{key}")
+        self.require(value, path, *REQUIRED.get(message.name, ()))
+
+    def require(self, value: object, path: str, *keys: str) -> None:
+        if isinstance(value, Mapping):
+            for key in keys:
+                if key not in value:
+                    self.problem(f"{path}.{key}", "is missing")
 
     def text(self, value: object, path: str, bounds: Bounds | None = None) -> str | None:
         if not isinstance(value, str):
             hint = " (put it in quotes)" if isinstance(value, bool | int | float) else ""
             self.problem(path, f"must be text, not {kind_of(value)}{hint}")
             return None
-        if bounds is not None:
-            size = len(value.encode("utf-8", "replace"))
-            if bounds.bytes is not None and size > bounds.bytes:
-                self.problem(path, f"is {size:,} bytes long; at most {bounds.bytes:,} are allowed")
-                return None
-            if bounds.least is not None and not value.strip():
-                self.problem(path, "is empty")
-                return None
-            if bounds.pattern is not None and not re.fullmatch(bounds.pattern, value):
-                self.problem(path, f"must be {bounds.pattern_in_words}, not {value[:80]!r}")
-                return None
+        if bounds is not None and (wrong := _wrong_text(value, bounds)):
+            self.problem(path, wrong)
+            return None
         return value
 
     def integer(
         self, value: object, path: str, *, least: float = 0, most: float = 2**31 - 1
     ) -> int | None:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             self.problem(path, f"must be a whole number, not {kind_of(value)}")
             return None
@@ -182,15 +152,16 @@ class Reading:
 
     def nanoseconds(self, value: object, path: str, bounds: Bounds | None = None) -> int | None:
         """A duration such as "10s", "500ms" or "1h30m"; units ms, s, m, h, d."""
-        if not isinstance(value, str) or not _DURATION.fullmatch(value):
+        written = isinstance(value, str) and len(value) <= LONGEST_DURATION
+        if not (written and _DURATION.fullmatch(str(value))):
             shown = repr(value) if isinstance(value, str) else kind_of(value)
             self.problem(path, f'must be a duration such as "10s" or "5m", not {shown[:80]}')
             return None
         total = int(
-            sum(Decimal(n) * _NANOSECONDS[unit] for n, unit in _DURATION_PART.findall(value))
+            sum(Decimal(n) * _NANOSECONDS[unit] for n, unit in _DURATION_PART.findall(str(value)))
         )
         if total > _MAX_NANOSECONDS:
-            self.problem(path, f"{value[:80]} is too long")
+            self.problem(path, f"{value} is too long")
             return None
         if bounds is not None and not self._within(
             total / 1e9, path, bounds.least, bounds.most, unit=" s"
@@ -214,14 +185,7 @@ class Reading:
 
     def _field(self, into: Message, field: FieldDescriptor, value: object, path: str) -> None:
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
-            target = getattr(into, field.name)
-            if not isinstance(value, Mapping):
-                self.problem(path, f"must be a mapping, not {kind_of(value)}")
-                return
-            for key, entry in value.items():
-                text = self.text(entry, f"{path}.{key}")
-                if text is not None:
-                    target[str(key)] = text
+            self._map(into, field, value, path)
         elif field.is_repeated:
             self._list(into, field, value, path)
         elif field.message_type is not None:
@@ -230,6 +194,24 @@ class Reading:
             scalar = self._scalar(field, value, path)
             if scalar is not None:
                 setattr(into, field.name, scalar)
+
+    def _map(self, into: Message, field: FieldDescriptor, value: object, path: str) -> None:
+        if not isinstance(value, Mapping):
+            self.problem(path, f"must be a mapping, not {kind_of(value)}")
+            return
+        bounds = _bounds(field)
+        if bounds is not None and bounds.items is not None and len(value) > bounds.items:
+            self.problem(path, f"has {len(value)} entries; at most {bounds.items} are allowed")
+            return
+        for key, entry in value.items():
+            if bounds is not None and bounds.keys and not re.fullmatch(bounds.keys, str(key)):
+                self.problem(
+                    path, f"has {str(key)[:80]!r}, and its keys are {bounds.keys_in_words}"
+                )
+                continue
+            text = self.text(entry, f"{path}.{key}", bounds)
+            if text is not None:
+                getattr(into, field.name)[str(key)] = text
 
     def _list(self, into: Message, field: FieldDescriptor, value: object, path: str) -> None:
         if not isinstance(value, list):
@@ -275,11 +257,13 @@ class Reading:
             chosen = self.choice(value, path, names)
             return None if chosen is None else names[chosen]
         if field.type == FieldDescriptor.TYPE_STRING:
+            if bounds is not None and bounds.choices:
+                return self.choice(value, path, bounds.choices)
             return self.text(value, path, bounds)
         if field.type == FieldDescriptor.TYPE_BOOL:
             return self.boolean(value, path)
-        if field.type in _INTEGERS:
-            least, most = _INTEGERS[field.type]
+        if field.type in INTEGERS:
+            least, most = INTEGERS[field.type]
             if bounds is not None:
                 least = least if bounds.least is None else int(bounds.least)
                 most = most if bounds.most is None else int(bounds.most)
@@ -325,6 +309,20 @@ def kind_of(value: object) -> str:
         case Mapping():
             return "a mapping"
     return type(value).__name__
+
+
+def _wrong_text(value: str, bounds: Bounds) -> str:
+    """What is wrong with a text, empty when nothing is."""
+    size = len(value.encode("utf-8", "replace"))
+    if bounds.bytes is not None and size > bounds.bytes:
+        return f"is {size:,} bytes long; at most {bounds.bytes:,} are allowed"
+    if bounds.length is not None and len(value) > bounds.length:
+        return f"is {len(value):,} characters long; at most {bounds.length:,} are allowed"
+    if bounds.least is not None and not value.strip(_BLANKS):
+        return "is empty"
+    if bounds.pattern is not None and not re.fullmatch(bounds.pattern, value):
+        return f"must be {bounds.pattern_in_words}, not {value[:80]!r}"
+    return ""
 
 
 def _bounds(field: FieldDescriptor) -> Bounds | None:

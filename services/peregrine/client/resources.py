@@ -23,14 +23,14 @@ import yaml
 from peregrine.api.cache.v1 import cache_pb2
 from peregrine.api.orchestrator.v1 import orchestrator_pb2
 from peregrine.api.tools.v1 import tools_pb2
-from peregrine.client._manifest import Bounds, Reading, kind_of
+from peregrine.client._bounds import DEFAULTS, TOOL_POOL, Entry
+from peregrine.client._manifest import Reading, kind_of
 
 API_VERSION = "peregrine.dev/v1alpha1"
 KINDS = ("Agent", "Tool", "ToolPool", "CachePolicy")
 
 _TOP_LEVEL = ("apiVersion", "kind", "metadata", "spec", "status")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_SUBDOMAIN = r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,6 @@ def _name(reading: Reading, metadata: object) -> str:
 def _agent(reading: Reading, name: str, spec: object) -> orchestrator_pb2.Agent:
     agent = orchestrator_pb2.Agent(name=name)
     reading.fill(agent.spec, spec, "spec")
-    _require(reading, spec, "model")
     for index, tool in enumerate(agent.spec.approvals):
         if tool not in agent.spec.tools:
             reading.problem(f"spec.approvals[{index}]", f"{tool!r} is not among spec.tools")
@@ -212,11 +211,7 @@ def _tool(reading: Reading, name: str, spec: object) -> tools_pb2.Tool:
         reading.problem("spec", "needs one of builtin, http, mcp and python")
     # What is built in, and what an MCP server offers, describes itself.
     if backend in ("http", "python"):
-        _require(reading, spec, "description", "effect", "inputSchema")
-    if backend == "http" and not tool.http.url:
-        reading.problem("spec.http.url", "is missing")
-    if backend == "python" and not tool.python.function:
-        reading.problem("spec.python.function", "is missing")
+        reading.require(spec, "spec", "description", "effect", "inputSchema")
     if backend == "mcp" and bool(tool.mcp.url) == bool(tool.mcp.command):
         reading.problem("spec.mcp", "needs exactly one of url and command")
     if isinstance(spec, Mapping) and "inputSchema" in spec:
@@ -228,10 +223,9 @@ def _tool(reading: Reading, name: str, spec: object) -> tools_pb2.Tool:
 
 def _cache_policy(reading: Reading, name: str, spec: object) -> cache_pb2.Policy:
     policy = cache_pb2.Policy()
-    reading.fill(policy, spec, "spec", without=("version",))
-    _require(reading, spec, "namespace")
-    if not policy.mode:
-        policy.mode = cache_pb2.POLICY_MODE_OBSERVE
+    if isinstance(spec, Mapping):
+        spec = {"mode": DEFAULTS["Policy.mode"], **spec}
+    reading.fill(policy, spec, "spec")
     least = policy.min_ttl.ToNanoseconds() if policy.HasField("min_ttl") else 0
     if policy.HasField("max_ttl") and least > policy.max_ttl.ToNanoseconds():
         reading.problem("spec.minTtl", "is longer than spec.maxTtl")
@@ -248,44 +242,13 @@ def _cache_policy(reading: Reading, name: str, spec: object) -> cache_pb2.Policy
 
 def _tool_pool(reading: Reading, name: str, spec: object) -> ToolPool | None:
     # The one kind without a proto: no service ever takes it.
-    given = reading.mapping(
-        spec,
-        "spec",
-        (
-            "deployment",
-            "minReplicas",
-            "maxReplicas",
-            "concurrency",
-            "waitObjective",
-            "profile",
-            "mode",
-            "pause",
-        ),
-    )
-    _require(reading, spec, "deployment", "maxReplicas")
+    given = reading.mapping(spec, "spec", [entry.key for entry in TOOL_POOL])
+    reading.require(spec, "spec", *(entry.key for entry in TOOL_POOL if entry.default is None))
     values: dict[str, Any] = {}
-    for key, value in given.items():
-        path = f"spec.{key}"
-        match key:
-            case "deployment":
-                words = "the name of a Deployment"
-                bounds = Bounds(pattern=_SUBDOMAIN, pattern_in_words=words)
-                values["deployment"] = reading.text(value, path, bounds)
-            case "minReplicas":
-                values["min_replicas"] = reading.integer(value, path, least=0)
-            case "maxReplicas":
-                values["max_replicas"] = reading.integer(value, path, least=1)
-            case "concurrency":
-                values["concurrency"] = reading.integer(value, path, least=1)
-            case "waitObjective":
-                nanoseconds = reading.nanoseconds(value, path)
-                values["wait_objective"] = (nanoseconds or 0) / 1e9
-            case "profile":
-                values["profile"] = reading.choice(value, path, ("balanced", "latency"))
-            case "mode":
-                values["mode"] = reading.choice(value, path, ("Observe", "Direct"))
-            case "pause":
-                values["pause"] = reading.boolean(value, path)
+    for entry in TOOL_POOL:
+        value = given.get(entry.key, entry.default)
+        if value is not None:
+            values[entry.attribute] = _entry(reading, entry, value)
     if reading.problems:
         return None
     pool = ToolPool(name=name, **values)
@@ -294,19 +257,27 @@ def _tool_pool(reading: Reading, name: str, spec: object) -> ToolPool | None:
     return pool
 
 
+def _entry(reading: Reading, entry: Entry, value: object) -> object:
+    path, bounds = f"spec.{entry.key}", entry.bounds
+    match entry.kind:
+        case "integer":
+            return reading.integer(value, path, least=bounds.least or 0, most=bounds.most or 0)
+        case "duration":
+            return (reading.nanoseconds(value, path, bounds) or 0) / 1e9
+        case "boolean":
+            return reading.boolean(value, path)
+        case "text":
+            if bounds.choices:
+                return reading.choice(value, path, bounds.choices)
+            return reading.text(value, path, bounds)
+
+
 _READERS: dict[str, Callable[[Reading, str, object], Value | None]] = {
     "Agent": _agent,
     "Tool": _tool,
     "ToolPool": _tool_pool,
     "CachePolicy": _cache_policy,
 }
-
-
-def _require(reading: Reading, spec: object, *fields: str) -> None:
-    if isinstance(spec, Mapping):
-        for field in fields:
-            if field not in spec:
-                reading.problem(f"spec.{field}", "is missing")
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -9,7 +9,8 @@ from peregrine.api.common.v1 import common_pb2
 from peregrine.api.orchestrator.v1 import orchestrator_pb2
 from peregrine.api.tools.v1 import tools_pb2
 from peregrine.client import resources
-from peregrine.client._manifest import BOUNDS, enum_names
+from peregrine.client._bounds import BOUNDS
+from peregrine.client._manifest import enum_names
 from peregrine.client.resources import Resource, ResourceError, ToolPool
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
