@@ -21,6 +21,7 @@ SERVICES = {
     "cache": "peregrine.cache.main",
     "edge": "peregrine.edge.main",
     "simulator": "peregrine.simulator.main",
+    "stand-in": "peregrine.local.stand_in",
     "migrate": "peregrine.local.migrate",
     "local": "peregrine.local.main",
 }

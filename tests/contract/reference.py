@@ -143,6 +143,8 @@ def _table(rows: list[Row]) -> str:
 
 
 def _title(name: str) -> str:
+    if name == "peregrine.local.stand_in":
+        return "stand-in"
     unit = name.split(".")[1]
     return {"llm_gateway": "llm-gateway", "cli": "The command line", "local": "`make run`"}.get(
         unit, unit

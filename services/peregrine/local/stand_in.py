@@ -1,8 +1,8 @@
 """A stand-in for the web services that the example tools call, so that they work without any.
 
-It is part of `make run`, listens on a free port of the loopback, and makes up its answers: the same
-question always gets the same one, and each says that it is simulated. HTTP/1.1 with kept
-connections; nothing but GET.
+It makes up its answers: the same question always gets the same one, and each says that it is
+simulated. HTTP/1.1 with kept connections; nothing but GET. Under `make run` it is part of that
+process, on a free port of the loopback; in a cluster it is one of its own, `peregrine stand-in`.
 
     /weather?city=Oslo    /search?q=words
 """
@@ -10,12 +10,16 @@ connections; nothing but GET.
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-_HOST = "127.0.0.1"
+from peregrine.kit.settings import SettingsError, load, setting
+
 _MAX_HEAD = 16 * 1024
 _IDLE_SECONDS = 75.0
 _MAX_CONNECTIONS = 64
@@ -30,9 +34,40 @@ _PAGES = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    listen: str = setting(
+        "PEREGRINE_LISTEN",
+        default="127.0.0.1:8090",
+        help="host:port of the stand-in for web services; port 0 picks a free one",
+    )
+
+
+def run(environ: Mapping[str, str]) -> int:
+    """The process: serves until SIGTERM or SIGINT. 1: cannot listen; 2: settings are wrong."""
+    try:
+        asyncio.run(_until_stopped(load(Settings, environ).listen))
+    except SettingsError as error:
+        sys.stderr.writelines(f"stand-in: {problem}\n" for problem in error.problems)
+        return 2
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"stand-in: cannot listen: {error}; correct PEREGRINE_LISTEN\n")
+        return 1
+    return 0
+
+
+async def _until_stopped(listen: str) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with serving(listen):
+        await stop.wait()
+
+
 @asynccontextmanager
-async def serving() -> AsyncIterator[str]:
+async def serving(listen: str = "127.0.0.1:0") -> AsyncIterator[str]:
     """Listens until the end of the block; gives `host:port`."""
+    host, _, port = listen.rpartition(":")
     connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -43,9 +78,9 @@ async def serving() -> AsyncIterator[str]:
             await _converse(reader, writer)
         writer.close()
 
-    server = await asyncio.start_server(serve, _HOST, 0, limit=_MAX_HEAD)
+    server = await asyncio.start_server(serve, host, int(port), limit=_MAX_HEAD)
     try:
-        yield f"{_HOST}:{server.sockets[0].getsockname()[1]}"
+        yield f"{host}:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
         # Not cancelled: before Python 3.12 asyncio complains of a connection whose task was.
