@@ -15,6 +15,7 @@ def test_a_superuser_dsn_makes_a_service_refuse_to_start(
     service: str, migrated_dsn: str, redis_url: str
 ) -> None:
     environ = os.environ | {
+        "PEREGRINE_AUTH_REQUIRED": "false",
         "PEREGRINE_LISTEN": "127.0.0.1:0",
         "PEREGRINE_POSTGRES_DSN": as_superuser(migrated_dsn),
         "PEREGRINE_REDIS_URL": redis_url,

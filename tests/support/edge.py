@@ -21,6 +21,7 @@ async def edge(*, orchestrator: str, memory: str, **environ: str) -> AsyncIterat
     settings = load(
         main.Settings,
         {
+            "PEREGRINE_AUTH_REQUIRED": "false",
             "PEREGRINE_LISTEN": "127.0.0.1:0",
             "PEREGRINE_ORCHESTRATOR_TARGET": orchestrator,
             "PEREGRINE_MEMORY_TARGET": memory,

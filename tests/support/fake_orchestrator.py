@@ -23,7 +23,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from peregrine.api.common.v1 import common_pb2
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.api.orchestrator.v1 import orchestrator_pb2_grpc as pb_grpc
-from peregrine.kit.context import ContextInterceptor, identity
+from peregrine.kit.context import ContextInterceptor, OpenDoor, identity
 from peregrine.kit.errors import ErrorInterceptor, InvalidArgument, NotFound, Unavailable
 
 CONVERSATION = "11111111-1111-4111-8111-111111111111"
@@ -389,7 +389,7 @@ async def serving(
 ) -> AsyncIterator[str]:
     """Serves servicers with the kit's errors and context; yields where."""
     server = grpc.aio.server(
-        interceptors=[ErrorInterceptor(), ContextInterceptor(auth_required=False)],
+        interceptors=[ErrorInterceptor(), ContextInterceptor(door=OpenDoor())],
         options=[("grpc.so_reuseport", 0)],
     )
     for add, servicer in servicers:

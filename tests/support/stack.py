@@ -118,6 +118,7 @@ async def neighbours(
     async with contextlib.AsyncExitStack() as stack:
         simulator = await stack.enter_async_context(Simulator.running(settings))
         shared = dict(environ) | {
+            "PEREGRINE_AUTH_REQUIRED": "false",
             "PEREGRINE_LISTEN": "127.0.0.1:0",
             "PEREGRINE_METRICS_PORT": "0",
             "PEREGRINE_POSTGRES_DSN": dsn,

@@ -21,14 +21,14 @@ from peregrine.kit import redis, serve, telemetry
 from peregrine.kit.breaker import Breaker
 from peregrine.kit.errors import StartRefused
 from peregrine.kit.postgres import Database, check_schema
-from peregrine.kit.settings import PostgresSettings, Secret, ServeSettings, load, setting
+from peregrine.kit.settings import InnerSettings, PostgresSettings, Secret, load, setting
 
 SERVICE = cache_pb2.DESCRIPTOR.services_by_name["CacheService"].full_name
 MIGRATIONS = "peregrine.cache.migrations"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(ServeSettings, PostgresSettings):
+class Settings(InnerSettings, PostgresSettings):
     listen: str = setting(
         "PEREGRINE_LISTEN",
         default="127.0.0.1:50054",

@@ -8,8 +8,8 @@ call that started it) opens its own with `bind`.
 The retry budget is the one mutable part, on purpose: it belongs to the run, and parallel calls of
 one run draw from the same few retries.
 
-Identity is read and written in two functions here, `read_identity` and `write_identity`, and
-nowhere else: whoever signs these metadata changes those two.
+Who a call is for is shown to the next service by a `Proof`, which signs it (`kit.identity`). Where
+identity is off (`make run`, on loopback) nothing signs: tenant and user travel as they are.
 """
 
 import contextvars
@@ -21,13 +21,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
 
-from peregrine.kit import handlers
-from peregrine.kit.errors import InvalidArgument, Unauthenticated
+from peregrine.kit import handlers, scopes
+from peregrine.kit.errors import InvalidArgument, PermissionDenied, Unauthenticated
 
 TENANT_KEY = "peregrine-tenant"
 USER_KEY = "peregrine-user"
@@ -63,6 +63,62 @@ class Identity:
 LOCAL = Identity("local", "local")
 
 
+class Proof(Protocol):
+    """What shows to other services who a call is for."""
+
+    def metadata(self) -> tuple[str, str]:
+        """One pair of metadata, good for a call that begins now."""
+        ...
+
+    async def renew(self) -> None:
+        """Makes sure that `metadata` is good for a while, for a call that is made again late.
+
+        Raises:
+          PeregrineError: what it was given for is not good any more.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who makes a call, as the door of a service found it, and what that allows."""
+
+    identity: Identity
+    scopes: frozenset[str]
+    proof: Proof | None = None
+
+
+class Door(Protocol):
+    """Where a server learns who calls."""
+
+    async def admit(self, method: str, metadata: Mapping[str, Any]) -> Caller:
+        """Who makes this call.
+
+        Raises:
+          Unauthenticated: CREDENTIALS_MISSING or CREDENTIALS_INVALID.
+        """
+        ...
+
+
+class OpenDoor:
+    """Believes what a call says, for servers that only this machine reaches; silence is LOCAL."""
+
+    async def admit(self, method: str, metadata: Mapping[str, Any]) -> Caller:
+        tenant, user = metadata.get(TENANT_KEY), metadata.get(USER_KEY)
+        if tenant is None and user is None:
+            return _LOCAL_CALLER
+        try:
+            return Caller(_known(tenant, user), _OPEN)
+        except (TypeError, ValueError):
+            raise Unauthenticated(
+                "the call's tenant or user is not a valid name", reason="IDENTITY_INVALID"
+            ) from None
+
+
+_OPEN = scopes.ALL | {scopes.BOOTSTRAP}
+_LOCAL_CALLER = Caller(LOCAL, _OPEN)
+
+
 class RetryBudget:
     """How many retries are left for the whole run, shared by all its calls in this process."""
 
@@ -89,6 +145,8 @@ class Call:
     deadline: float | None = None
     run_id: str = ""
     conversation_id: str = ""
+    scopes: frozenset[str] = frozenset()
+    proof: Proof | None = None
 
 
 _current: contextvars.ContextVar[Call | None] = contextvars.ContextVar(
@@ -110,6 +168,19 @@ def identity() -> Identity:
     if call is None or call.identity is None:
         raise Unauthenticated("no tenant and user are known here", reason="IDENTITY_MISSING")
     return call.identity
+
+
+def allows(scope: str) -> bool:
+    """Whether the current caller has a scope."""
+    call = _current.get()
+    return call is not None and scope in call.scopes
+
+
+async def renew_proof() -> None:
+    """Before a call is made again long after the one it repeats: see `Proof.renew`."""
+    call = _current.get()
+    if call is not None and call.proof is not None:
+        await call.proof.renew()
 
 
 def deadline_remaining() -> float | None:
@@ -134,6 +205,8 @@ def new_traceparent() -> str:
 def bind(
     *,
     identity: Identity | None = None,
+    proof: Proof | None = None,
+    allowed: frozenset[str] | None = None,
     timeout: float | None = None,
     retries: int | RetryBudget | None = None,
     run_id: str | None = None,
@@ -144,6 +217,8 @@ def bind(
     """Runs a block under a changed context; what is not named is inherited.
 
     Args:
+      proof: shows the identity to other services; that of another identity is never inherited.
+      allowed: the scopes of the identity; inherited with it.
       timeout: seconds from now; only ever shortens an inherited deadline.
       detach: inherit neither the deadline nor the retry budget, for work that outlives its caller.
     """
@@ -157,9 +232,12 @@ def bind(
     budget = RetryBudget() if detach else outer.retries
     if retries is not None:
         budget = RetryBudget(retries) if isinstance(retries, int) else retries
+    same = identity is None or identity == outer.identity
     call = dataclasses.replace(
         outer,
         identity=identity or outer.identity,
+        proof=proof or (outer.proof if same else None),
+        scopes=allowed if allowed is not None else outer.scopes if same else frozenset(),
         retries=budget,
         deadline=deadline,
         run_id=outer.run_id if run_id is None else run_id,
@@ -195,35 +273,12 @@ def log_fields() -> dict[str, str]:
     fields = {"trace_id": call.traceparent[3:35]}
     if call.identity is not None:
         fields["tenant"] = call.identity.tenant
+        fields["user"] = call.identity.user
     if call.run_id:
         fields["run_id"] = call.run_id
     if call.conversation_id:
         fields["conversation_id"] = call.conversation_id
     return fields
-
-
-def write_identity(identity: Identity) -> tuple[tuple[str, str], ...]:
-    """The metadata that say who a call acts for."""
-    return ((TENANT_KEY, identity.tenant), (USER_KEY, identity.user))
-
-
-def read_identity(metadata: Mapping[str, Any], *, required: bool) -> Identity:
-    """Who an incoming call acts for.
-
-    Raises:
-      Unauthenticated: IDENTITY_MISSING or IDENTITY_INVALID.
-    """
-    tenant, user = metadata.get(TENANT_KEY), metadata.get(USER_KEY)
-    if tenant is None and user is None and not required:
-        return LOCAL
-    if tenant is None or user is None:
-        raise Unauthenticated("the call names no tenant and user", reason="IDENTITY_MISSING")
-    try:
-        return _known(tenant, user)
-    except ValueError:
-        raise Unauthenticated(
-            "the call's tenant or user is not a valid name", reason="IDENTITY_INVALID"
-        ) from None
 
 
 @functools.lru_cache(maxsize=1024)
@@ -236,18 +291,25 @@ def outgoing(call: Call | None) -> list[tuple[str, str]]:
     if call is None:
         return [(RETRY_BUDGET_KEY, str(DEFAULT_RETRIES)), (TRACE_KEY, new_traceparent())]
     metadata = [(RETRY_BUDGET_KEY, str(call.retries.remaining)), (TRACE_KEY, call.traceparent)]
-    if call.identity is not None:
-        metadata += write_identity(call.identity)
+    if call.proof is not None:
+        metadata.append(call.proof.metadata())
+    elif call.identity is not None:
+        # Believed only where identity is off.
+        metadata += ((TENANT_KEY, call.identity.tenant), (USER_KEY, call.identity.user))
     if call.run_id:
         metadata.append((RUN_KEY, call.run_id))
     return metadata
 
 
 class ContextInterceptor(grpc.aio.ServerInterceptor):
-    """Fills the context of each call from its metadata; stands inside the error interceptor."""
+    """Fills the context of each call from its metadata; stands inside the error interceptor.
 
-    def __init__(self, *, auth_required: bool) -> None:
-        self._auth_required = auth_required
+    Health and reflection are not asked who they are; every other method goes through the door, and
+    needs the scope that `kit.scopes` names for it.
+    """
+
+    def __init__(self, *, door: Door) -> None:
+        self._door = door
         self._wrapped = handlers.Wrapped(self._wrap)
 
     async def intercept_service(
@@ -259,27 +321,39 @@ class ContextInterceptor(grpc.aio.ServerInterceptor):
         return self._wrapped.get(handler_call_details.method, handler)
 
     def _wrap(self, method: str, behavior: handlers.Behavior) -> handlers.Behavior:
+        needed = scopes.NEEDED.get(method, scopes.ADMIN)
+
         async def in_context(request: Any, context: handlers.Context) -> Any:
+            metadata: dict[str, Any] = dict(context.invocation_metadata() or ())
+            caller = await self._door.admit(method, metadata)
+            if needed and needed not in caller.scopes:
+                raise PermissionDenied(
+                    f"this needs the scope {needed!r}, which the credential does not have",
+                    reason="SCOPE_MISSING",
+                    metadata={"scope": needed},
+                )
             # A call has a task, hence a context, of its own: nothing to restore afterwards.
-            _current.set(self._read(context))
+            _current.set(_read(metadata, context, caller))
             return await behavior(request, context)
 
         return in_context
 
-    def _read(self, context: handlers.Context) -> Call:
-        metadata: dict[str, Any] = dict(context.invocation_metadata() or ())
-        remaining = context.time_remaining()
-        trace = metadata.get(TRACE_KEY)
-        run_id = metadata.get(RUN_KEY, "")
-        if run_id and not _RUN.fullmatch(run_id):
-            raise InvalidArgument("the run id in the metadata is malformed", reason="BAD_METADATA")
-        return Call(
-            identity=read_identity(metadata, required=self._auth_required),
-            retries=RetryBudget(_budget(metadata.get(RETRY_BUDGET_KEY))),
-            traceparent=trace if trace and _TRACEPARENT.fullmatch(trace) else new_traceparent(),
-            deadline=None if remaining is None else time.monotonic() + remaining,
-            run_id=run_id,
-        )
+
+def _read(metadata: Mapping[str, Any], context: handlers.Context, caller: Caller) -> Call:
+    remaining = context.time_remaining()
+    trace = metadata.get(TRACE_KEY)
+    run_id = metadata.get(RUN_KEY, "")
+    if run_id and not _RUN.fullmatch(run_id):
+        raise InvalidArgument("the run id in the metadata is malformed", reason="BAD_METADATA")
+    return Call(
+        identity=caller.identity,
+        retries=RetryBudget(_budget(metadata.get(RETRY_BUDGET_KEY))),
+        traceparent=trace if trace and _TRACEPARENT.fullmatch(trace) else new_traceparent(),
+        deadline=None if remaining is None else time.monotonic() + remaining,
+        run_id=run_id,
+        scopes=caller.scopes,
+        proof=caller.proof,
+    )
 
 
 def _budget(text: Any) -> int:

@@ -45,7 +45,11 @@ _SECRET_KEY = re.compile(
     r"cookie|credentials?|dsn|bearer)$",
     re.IGNORECASE,
 )
-_SECRET_TEXT = re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)|\bsk-[A-Za-z0-9_-]{8,}")
+# Passwords in URLs, keys of the provider, our own keys, tokens.
+_SECRET_TEXT = re.compile(
+    r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)|\bsk-[A-Za-z0-9_-]{8,}|(?<=\bpk_)[A-Za-z0-9]+_[A-Za-z0-9]{8,}"
+    r"|\beyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"
+)
 _METRIC_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _MAX_TEXT = 8192
 _SHOWN = (BaseException, UUID, date, timedelta, PurePath, Enum, Secret)

@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry
 from peregrine.api.llm_gateway.v1 import llm_gateway_pb2_grpc
 from peregrine.kit import serve, telemetry
 from peregrine.kit.settings import (
+    InnerSettings,
     Problem,
     Secret,
-    ServeSettings,
     SettingsError,
     load,
     secret_ref,
@@ -47,7 +47,7 @@ def _protocol(text: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(ServeSettings):
+class Settings(InnerSettings):
     listen: str = setting(
         "PEREGRINE_LISTEN",
         default="127.0.0.1:50052",

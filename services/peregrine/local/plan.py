@@ -114,6 +114,8 @@ def services(
         "PEREGRINE_REDIS_URL": stores.redis_url,
         "PEREGRINE_CACHE_REDIS_URL": stores.cache_redis_url,
         "PEREGRINE_REFLECTION": "true",
+        # Everything here listens on loopback only.
+        "PEREGRINE_AUTH_REQUIRED": "false",
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": import_path(environ),
     }

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from peregrine.api.memory.v1 import memory_pb2, memory_pb2_grpc
 from peregrine.kit import serve, telemetry
 from peregrine.kit.postgres import Database, check_schema
-from peregrine.kit.settings import PostgresSettings, ServeSettings, load, setting
+from peregrine.kit.settings import InnerSettings, PostgresSettings, load, setting
 from peregrine.memory.expiry import Expiry
 from peregrine.memory.service import MemoryService
 from peregrine.memory.store import Store
@@ -20,7 +20,7 @@ MIGRATIONS = "peregrine.memory.migrations"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(ServeSettings, PostgresSettings):
+class Settings(InnerSettings, PostgresSettings):
     listen: str = setting(
         "PEREGRINE_LISTEN",
         default="127.0.0.1:50055",

@@ -18,9 +18,9 @@ from peregrine.kit.channel import ChannelPool
 from peregrine.kit.eventlog import EventLog
 from peregrine.kit.postgres import Database, check_schema
 from peregrine.kit.settings import (
+    InnerSettings,
     PostgresSettings,
     RedisSettings,
-    ServeSettings,
     load,
     setting,
 )
@@ -37,7 +37,7 @@ _SERVICES = pb.DESCRIPTOR.services_by_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(ServeSettings, PostgresSettings, RedisSettings):
+class Settings(InnerSettings, PostgresSettings, RedisSettings):
     """What the orchestrator reads."""
 
     listen: str = setting(

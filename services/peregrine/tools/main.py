@@ -16,7 +16,7 @@ from peregrine.client import CacheClient
 from peregrine.kit import serve, telemetry
 from peregrine.kit.errors import StartRefused
 from peregrine.kit.postgres import Database, check_schema
-from peregrine.kit.settings import PostgresSettings, ServeSettings, load, secret_ref, setting
+from peregrine.kit.settings import InnerSettings, PostgresSettings, load, secret_ref, setting
 from peregrine.tools import documents, registry
 from peregrine.tools.admission import Admission
 from peregrine.tools.applied import AppliedTools
@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(ReachSettings, ServeSettings, PostgresSettings):
+class Settings(ReachSettings, InnerSettings, PostgresSettings):
     listen: str = setting(
         "PEREGRINE_LISTEN",
         default="127.0.0.1:50053",

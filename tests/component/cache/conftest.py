@@ -12,11 +12,12 @@ from prometheus_client import CollectorRegistry
 from peregrine.api.cache.v1 import cache_pb2, cache_pb2_grpc
 from peregrine.api.common.v1 import common_pb2
 from peregrine.cache import main
-from peregrine.kit.context import Identity, write_identity
+from peregrine.kit.context import Identity
 from peregrine.kit.options import channel_options
 from peregrine.kit.settings import Secret
 from peregrine.local.servers import RedisServer
 from tests.support.dsn import socket_path, through
+from tests.support.identity import KEYS_TEXT, signed
 from tests.support.proxy import FaultProxy, fault_proxy
 
 ADA, BOB = Identity("acme", "ada"), Identity("acme", "bob")
@@ -54,7 +55,7 @@ class Cache:
 
     async def get(self, one: cache_pb2.Key, who: Identity = ADA) -> cache_pb2.GetResponse:
         answer: cache_pb2.GetResponse = await self.stub.Get(
-            cache_pb2.GetRequest(key=one), metadata=write_identity(who), timeout=20
+            cache_pb2.GetRequest(key=one), metadata=signed(who), timeout=20
         )
         return answer
 
@@ -68,13 +69,13 @@ class Cache:
         request = cache_pb2.SetRequest(key=one, value=value, **more)
         request.ttl.FromMicroseconds(round(ttl * 1e6))
         answer: cache_pb2.SetResponse = await self.stub.Set(
-            request, metadata=write_identity(who), timeout=20
+            request, metadata=signed(who), timeout=20
         )
         return answer
 
     async def delete(self, one: cache_pb2.Key, who: Identity = ADA) -> bool:
         answer = await self.stub.Delete(
-            cache_pb2.DeleteRequest(key=one), metadata=write_identity(who), timeout=20
+            cache_pb2.DeleteRequest(key=one), metadata=signed(who), timeout=20
         )
         return bool(answer.deleted)
 
@@ -82,7 +83,7 @@ class Cache:
         self, keys: list[cache_pb2.Key], who: Identity = ADA
     ) -> list[cache_pb2.GetResponse]:
         answer = await self.stub.BatchGet(
-            cache_pb2.BatchGetRequest(keys=keys), metadata=write_identity(who), timeout=20
+            cache_pb2.BatchGetRequest(keys=keys), metadata=signed(who), timeout=20
         )
         return list(answer.results)
 
@@ -107,6 +108,7 @@ async def cache(
     redis_proxy = await stack.enter_async_context(fault_proxy(str(redis_server.socket_path)))
     postgres_proxy = await stack.enter_async_context(fault_proxy(socket_path(migrated_dsn)))
     settings = main.Settings(
+        identity_keys=Secret(KEYS_TEXT),
         listen="127.0.0.1:0",
         postgres_dsn=Secret(through(migrated_dsn, postgres_proxy.address)),
         postgres_pool_size=4,

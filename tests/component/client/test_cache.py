@@ -30,6 +30,7 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
 @pytest.fixture
 async def proxy(migrated_dsn: str, redis_url: str, stack: AsyncExitStack) -> FaultProxy:
     settings = main.Settings(
+        auth_required=False,
         listen="127.0.0.1:0",
         postgres_dsn=Secret(migrated_dsn),
         cache_redis_url=Secret(redis_url),

@@ -25,6 +25,7 @@ def spawn(children: Children, directory: Path, target: str, port: int, **environ
         env={
             **kept,
             "PYTHONPATH": str(SERVICES),
+            "PEREGRINE_AUTH_REQUIRED": "false",
             "PEREGRINE_LISTEN": f"127.0.0.1:{port}",
             "PEREGRINE_ORCHESTRATOR_TARGET": target,
             "PEREGRINE_MEMORY_TARGET": target,

@@ -14,7 +14,7 @@ import grpc.aio
 from google.protobuf.wrappers_pb2 import StringValue
 
 from peregrine.kit import serve
-from peregrine.kit.settings import ServeSettings
+from peregrine.kit.settings import InnerSettings
 
 SERVICE = "peregrine.test.EchoService"
 SAY = f"/{SERVICE}/Say"
@@ -95,12 +95,12 @@ class EchoStub:
 
 @asynccontextmanager
 async def echo_server(
-    servicer: EchoServicer | None = None, *, settings: ServeSettings | None = None, **options: Any
+    servicer: EchoServicer | None = None, *, settings: InnerSettings | None = None, **options: Any
 ) -> AsyncIterator[serve.Server]:
     """A served `servicer`, SERVING; its address is `server.address`."""
     server = serve.Server(
         name="echo",
-        settings=settings or ServeSettings(drain_seconds=2.0),
+        settings=settings or InnerSettings(auth_required=False, drain_seconds=2.0),
         servicers=[(add_echo, servicer or EchoServicer(), SERVICE)],
         **options,
     )

@@ -15,14 +15,14 @@ import structlog
 
 from peregrine.kit import serve
 from peregrine.kit.errors import StartRefused, Unavailable
-from peregrine.kit.settings import ServeSettings, load, setting
+from peregrine.kit.settings import InnerSettings, load, setting
 from tests.component.kit.echo import SERVICE, EchoServicer, add_echo, forever
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(ServeSettings):
+class Settings(InnerSettings):
     build: str = setting("ECHO_BUILD", default="", help="how building goes")
     ready: str = setting("ECHO_READY", default="", help="how getting ready goes")
 

@@ -14,7 +14,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from peregrine.kit import context, errors
 from peregrine.kit.channel import ChannelPool
 from peregrine.kit.context import Identity
-from peregrine.kit.settings import ServeSettings
+from peregrine.kit.settings import InnerSettings
 from tests.component.kit.echo import COUNT, GET, EchoServicer, EchoStub, echo_server, forever
 from tests.support.eventually import eventually
 from tests.support.ports import free_port
@@ -384,7 +384,7 @@ async def test_warming_an_absent_server_says_who_cannot_be_reached() -> None:
 
 async def test_a_server_that_comes_back_is_found_within_the_retries() -> None:
     port = free_port()
-    settings = ServeSettings(listen=f"127.0.0.1:{port}", drain_seconds=0.1)
+    settings = InnerSettings(auth_required=False, listen=f"127.0.0.1:{port}", drain_seconds=0.1)
     async with pool(settings.listen, idempotent=frozenset({GET})) as calls:
         async with echo_server(settings=settings):
             await calls.warm(5)
@@ -398,7 +398,9 @@ async def test_a_server_that_comes_back_is_found_within_the_retries() -> None:
 async def test_unix_and_dns_targets_work(tmp_path: Path) -> None:
     listen = f"unix:{tmp_path}/echo.sock"
     async with (
-        echo_server(settings=ServeSettings(listen=listen, drain_seconds=1)) as server,
+        echo_server(
+            settings=InnerSettings(auth_required=False, listen=listen, drain_seconds=1)
+        ) as server,
         pool(server.address) as calls,
     ):
         assert (await EchoStub(calls).Say(HELLO)).value == "hello"

@@ -9,9 +9,13 @@ import grpc.aio
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from peregrine.kit import errors
+from peregrine.kit.context import Identity
+from peregrine.kit.settings import InnerSettings, Secret
 from tests.component.kit.echo import COUNT, SAY, EchoServicer, EchoStub, echo_server, forever
+from tests.support import identity
 from tests.support.eventually import eventually
 
 MESSAGE = StringValue(value="x")
@@ -227,11 +231,7 @@ async def test_a_generator_is_closed_even_when_the_client_leaves_while_it_is_bei
 
 
 async def test_health_needs_no_identity_but_calls_do_where_it_is_required() -> None:
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-    from peregrine.kit.settings import ServeSettings
-
-    settings = ServeSettings(auth_required=True, drain_seconds=1)
+    settings = InnerSettings(identity_keys=Secret(identity.KEYS_TEXT), drain_seconds=1)
     async with (
         echo_server(settings=settings) as server,
         grpc.aio.insecure_channel(server.address) as channel,
@@ -239,8 +239,9 @@ async def test_health_needs_no_identity_but_calls_do_where_it_is_required() -> N
         health = health_pb2_grpc.HealthStub(channel)
         answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await EchoStub(channel).Say(MESSAGE, timeout=5)
-        assert errors.from_rpc_error(caught.value).reason == "IDENTITY_MISSING"
-        metadata = (("peregrine-tenant", "acme"), ("peregrine-user", "bob"))
+        for metadata in ((), (("peregrine-tenant", "acme"), ("peregrine-user", "bob"))):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await EchoStub(channel).Say(MESSAGE, timeout=5, metadata=metadata)
+            assert errors.from_rpc_error(caught.value).reason == "CREDENTIALS_MISSING"
+        metadata = identity.signed(Identity("acme", "bob"))
         assert (await EchoStub(channel).Say(MESSAGE, timeout=5, metadata=metadata)).value == "x"

@@ -62,6 +62,7 @@ async def started(**environ: str) -> AsyncIterator[Process]:
         *(sys.executable, "-W", "error", "-m", "tests.component.kit.echo_process"),
         env={
             **{key: value for key, value in os.environ.items() if key in ("PATH", "HOME")},
+            "PEREGRINE_AUTH_REQUIRED": "false",
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             **environ,
         },

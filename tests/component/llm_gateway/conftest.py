@@ -99,7 +99,12 @@ async def start_gateway(model: Model) -> AsyncIterator[StartGateway]:
     async with AsyncExitStack() as stack:
 
         async def start(**settings: Any) -> Gateway:
-            given = {"listen": "127.0.0.1:0", "base_url": model.url, "drain_seconds": 0.5}
+            given = {
+                "auth_required": False,
+                "listen": "127.0.0.1:0",
+                "base_url": model.url,
+                "drain_seconds": 0.5,
+            }
             registry = CollectorRegistry()
             server = await stack.enter_async_context(
                 build(Settings(**{**given, **settings}), registry=registry)

@@ -196,7 +196,9 @@ async def test_a_generation_goes_on_while_somebody_reads_it(gateway: Gateway, mo
 
 async def test_stopping_the_gateway_ends_what_does_not_end_itself(model: Model) -> None:
     model.plays(SLOW)
-    settings = Settings(listen="127.0.0.1:0", base_url=model.url, drain_seconds=0.2)
+    settings = Settings(
+        auth_required=False, listen="127.0.0.1:0", base_url=model.url, drain_seconds=0.2
+    )
     async with build(settings) as server:
         await server.start()
         async with grpc.aio.insecure_channel(server.address) as channel:
@@ -209,7 +211,9 @@ async def test_stopping_the_gateway_ends_what_does_not_end_itself(model: Model) 
 
 async def test_stopping_the_gateway_lets_a_generation_end(model: Model) -> None:
     model.plays({"blocks": [{"type": "text", "tokens": 20}], "latency": {"tokens_per_second": 40}})
-    settings = Settings(listen="127.0.0.1:0", base_url=model.url, drain_seconds=10)
+    settings = Settings(
+        auth_required=False, listen="127.0.0.1:0", base_url=model.url, drain_seconds=10
+    )
     async with build(settings) as server:
         await server.start()
         async with grpc.aio.insecure_channel(server.address) as channel:

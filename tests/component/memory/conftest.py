@@ -8,10 +8,11 @@ import grpc.aio
 import pytest
 
 from peregrine.api.memory.v1 import memory_pb2_grpc
-from peregrine.kit.context import Identity, write_identity
+from peregrine.kit.context import Identity
 from peregrine.kit.postgres import Database
 from peregrine.kit.settings import Secret
 from peregrine.memory import main
+from tests.support.identity import KEYS_TEXT, signed
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class As:
     def __getattr__(self, method: str) -> Any:
         async def call(request: Any) -> Any:
             return await getattr(self.stub, method)(
-                request, metadata=write_identity(self.identity), timeout=20
+                request, metadata=signed(self.identity), timeout=20
             )
 
         return call
@@ -32,7 +33,11 @@ class As:
 
 @pytest.fixture
 async def address(migrated_dsn: str) -> AsyncIterator[str]:
-    settings = main.Settings(listen="127.0.0.1:0", postgres_dsn=Secret(migrated_dsn))
+    settings = main.Settings(
+        listen="127.0.0.1:0",
+        identity_keys=Secret(KEYS_TEXT),
+        postgres_dsn=Secret(migrated_dsn),
+    )
     async with main.build(settings) as server, server:
         await server.serving()
         yield server.address

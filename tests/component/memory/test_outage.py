@@ -28,7 +28,9 @@ async def stub(
     migrated_dsn: str, proxy: FaultProxy
 ) -> AsyncIterator[memory_pb2_grpc.MemoryServiceStub]:
     dsn = Secret(through(migrated_dsn, proxy.address))
-    settings = main.Settings(listen="127.0.0.1:0", postgres_dsn=dsn, postgres_pool_size=2)
+    settings = main.Settings(
+        auth_required=False, listen="127.0.0.1:0", postgres_dsn=dsn, postgres_pool_size=2
+    )
     async with main.build(settings) as server, server:
         await server.serving()
         async with grpc.aio.insecure_channel(server.address) as channel:

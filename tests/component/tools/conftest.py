@@ -54,6 +54,7 @@ def text(result: tools_pb2.ToolResult) -> str:
 @pytest.fixture
 def settings(migrated_dsn: str) -> main.Settings:
     return main.Settings(
+        auth_required=False,
         listen="127.0.0.1:0",
         postgres_dsn=Secret(migrated_dsn),
         postgres_pool_size=2,

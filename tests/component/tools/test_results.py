@@ -13,13 +13,14 @@ from prometheus_client import CollectorRegistry
 
 from peregrine.api.tools.v1 import tools_pb2, tools_pb2_grpc
 from peregrine.cache import main as cache_service
-from peregrine.kit.context import Identity, write_identity
+from peregrine.kit.context import Identity
 from peregrine.kit.serve import Server
 from peregrine.kit.settings import Secret
 from peregrine.tools import main
 from tests.component.tools.conftest import Worker, call, text
 from tests.support import tools_module
 from tests.support.eventually import eventually
+from tests.support.identity import KEYS_TEXT, signed
 from tests.support.ports import free_port
 from tests.support.proxy import FaultProxy, fault_proxy
 
@@ -40,7 +41,12 @@ class Bench:
         self.target = target
 
     async def worker(self, **changes: Any) -> Worker:
-        settings = replace(self._settings, **{"cache_target": self.target, **changes})
+        given = {
+            "auth_required": True,
+            "identity_keys": Secret(KEYS_TEXT),
+            "cache_target": self.target,
+        }
+        settings = replace(self._settings, **{**given, **changes})
         registry = CollectorRegistry()
         built = main.build(settings, metrics_registry=registry)
         server = await self._stack.enter_async_context(built)
@@ -63,6 +69,7 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
 @pytest.fixture
 async def cache(migrated_dsn: str, redis_url: str, stack: AsyncExitStack) -> Server:
     settings = cache_service.Settings(
+        identity_keys=Secret(KEYS_TEXT),
         listen="127.0.0.1:0",
         postgres_dsn=Secret(migrated_dsn),
         cache_redis_url=Secret(redis_url),
@@ -92,7 +99,7 @@ async def ask(
     worker: Worker, tool: str, arguments: Any = None, who: Identity = ADA, **fields: Any
 ) -> tools_pb2.ToolResult:
     request = tools_pb2.ExecuteToolRequest(call=call(tool, arguments, **fields))
-    answer = await worker.stub.ExecuteTool(request, timeout=20, metadata=write_identity(who))
+    answer = await worker.stub.ExecuteTool(request, timeout=20, metadata=signed(who))
     return answer.result
 
 
@@ -230,7 +237,7 @@ async def test_a_stream_of_calls_uses_kept_results_too(bench: Bench) -> None:
     calls = [call("look_up", {"a": 1}, call_id="old"), call("look_up", {"a": 2}, call_id="new")]
     tiers = {}
     async for answer in worker.stub.ExecuteTools(
-        tools_pb2.ExecuteToolsRequest(calls=calls), timeout=20, metadata=write_identity(ADA)
+        tools_pb2.ExecuteToolsRequest(calls=calls), timeout=20, metadata=signed(ADA)
     ):
         tiers |= {result.call_id: result.cache_tier for result in answer.results}
     assert tiers == {"old": NEAR, "new": NONE}

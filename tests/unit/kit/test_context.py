@@ -6,7 +6,7 @@ import re
 import pytest
 
 from peregrine.kit import context
-from peregrine.kit.context import Identity, RetryBudget
+from peregrine.kit.context import Identity, OpenDoor, RetryBudget
 from peregrine.kit.errors import Unauthenticated
 
 ACME = Identity("acme", "bob@acme.example")
@@ -79,29 +79,52 @@ def test_outgoing_metadata_say_what_is_left_of_the_budget() -> None:
 
 
 @pytest.mark.parametrize(
-    ("metadata", "reason"),
+    "metadata",
     [
-        ({}, "IDENTITY_MISSING"),
-        ({"peregrine-tenant": "acme"}, "IDENTITY_MISSING"),
-        ({"peregrine-user": "bob"}, "IDENTITY_MISSING"),
-        ({"peregrine-tenant": "*", "peregrine-user": "bob"}, "IDENTITY_INVALID"),
-        ({"peregrine-tenant": "acme", "peregrine-user": "'"}, "IDENTITY_INVALID"),
+        {"peregrine-tenant": "acme"},
+        {"peregrine-user": "bob"},
+        {"peregrine-tenant": "*", "peregrine-user": "bob"},
+        {"peregrine-tenant": "acme", "peregrine-user": "'"},
     ],
 )
-def test_a_call_without_a_good_identity_is_refused(metadata: dict[str, str], reason: str) -> None:
+async def test_where_identity_is_off_half_a_name_or_a_bad_one_is_refused(
+    metadata: dict[str, str],
+) -> None:
     with pytest.raises(Unauthenticated) as caught:
-        context.read_identity(metadata, required=True)
-    assert caught.value.reason == reason
+        await OpenDoor().admit("/a.B/C", metadata)
+    assert caught.value.reason == "IDENTITY_INVALID"
 
 
-def test_half_an_identity_is_refused_even_where_none_is_required() -> None:
-    assert context.read_identity({}, required=False) == context.LOCAL
-    with pytest.raises(Unauthenticated):
-        context.read_identity({"peregrine-tenant": "acme"}, required=False)
+async def test_where_identity_is_off_names_are_believed() -> None:
+    assert (await OpenDoor().admit("/a.B/C", {})).identity == context.LOCAL
+    with context.with_identity(ACME):
+        metadata = dict(context.outgoing(context.current()))
+    assert (await OpenDoor().admit("/a.B/C", metadata)).identity == ACME
 
 
-def test_what_is_written_is_read() -> None:
-    assert context.read_identity(dict(context.write_identity(ACME)), required=True) == ACME
+class Stamp:
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def metadata(self) -> tuple[str, str]:
+        return "x-stamp", self.text
+
+    async def renew(self) -> None:
+        self.text += "!"
+
+
+async def test_a_proof_goes_with_its_identity_and_with_no_other() -> None:
+    bob = Identity("acme", "bob")
+    with context.bind(identity=bob, proof=Stamp("bob"), allowed=frozenset({"read"})):
+        assert dict(context.outgoing(context.current()))["x-stamp"] == "bob"
+        assert "peregrine-tenant" not in dict(context.outgoing(context.current()))
+        with context.bind(identity=Identity("acme", "bob"), detach=True):
+            await context.renew_proof()
+            assert dict(context.outgoing(context.current()))["x-stamp"] == "bob!"
+            assert context.allows("read")
+        with context.bind(identity=Identity("acme", "eve")):
+            assert "x-stamp" not in dict(context.outgoing(context.current()))
+            assert not context.allows("read")
 
 
 def test_log_lines_carry_the_ids_of_the_call() -> None:
@@ -110,6 +133,7 @@ def test_log_lines_carry_the_ids_of_the_call() -> None:
         assert context.log_fields() == {
             "trace_id": "ab" * 16,
             "tenant": "acme",
+            "user": ACME.user,
             "run_id": "r1",
             "conversation_id": "c1",
         }

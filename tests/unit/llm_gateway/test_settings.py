@@ -4,12 +4,13 @@ import pytest
 
 from peregrine.kit.settings import Secret, SettingsError, load
 from peregrine.llm_gateway.main import PLACEHOLDER_KEY, Settings, resolve_key, run
+from tests.support.identity import OFF
 
 URL = "PEREGRINE_ANTHROPIC_BASE_URL"
 
 
 def key(**environ: str) -> str:
-    return resolve_key(load(Settings, environ), environ).reveal()
+    return resolve_key(load(Settings, OFF | environ), environ).reveal()
 
 
 def test_the_key_is_sent_as_it_is() -> None:
@@ -33,7 +34,7 @@ def test_a_base_url_of_somebody_else_needs_no_key() -> None:
 def test_without_a_key_the_gateway_does_not_start(
     environ: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run({"PEREGRINE_LISTEN": "127.0.0.1:0", **environ}) == 2
+    assert run({**OFF, "PEREGRINE_LISTEN": "127.0.0.1:0", **environ}) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert "ANTHROPIC_API_KEY" in lines[0]
@@ -45,10 +46,10 @@ def test_without_a_key_the_gateway_does_not_start(
 )
 def test_a_base_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(SettingsError):
-        load(Settings, {URL: url})
+        load(Settings, OFF | {URL: url})
 
 
 def test_a_key_does_not_show() -> None:
-    settings = load(Settings, {"ANTHROPIC_API_KEY": "sk-1"})
+    settings = load(Settings, OFF | {"ANTHROPIC_API_KEY": "sk-1"})
     assert settings.api_key == Secret("sk-1")
     assert "sk-1" not in repr(settings)
