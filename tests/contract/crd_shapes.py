@@ -69,6 +69,7 @@ _APPLIED = {
     "type": "object",
     "description": "What the service holds for this resource, as it answered.",
     "properties": {
+        "generation": _COUNT,
         "version": _COUNT,
         "time": _TIME,
         "definition": {"type": "string", "maxLength": 128},
@@ -180,7 +181,7 @@ TOOL_POOL = Kind(
         "desiredReplicas": _COUNT,
         "lastScaleTime": _TIME,
         "lastDecision": _decision(),
-        "state": _STATE,
+        "autoscaler": _STATE,
     },
     rules=(
         (
@@ -233,11 +234,11 @@ CACHE_POLICY = Kind(
         "recommendedTtl": {"type": "string", "maxLength": 32},
         "lastChangeTime": _TIME,
         "lastDecision": _decision(),
-        "state": _STATE,
+        "tuner": _STATE,
     },
     rules=(
         (
-            "self.namespace == oldSelf.namespace",
+            "self.__namespace__ == oldSelf.__namespace__",
             "namespace cannot change: create a CachePolicy for the other and delete this one",
         ),
         _no_longer("minTtl", "maxTtl"),
