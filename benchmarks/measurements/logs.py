@@ -27,7 +27,7 @@ async def logs(lab: Lab) -> AsyncIterator[Row]:
             await Database.connect(stores.postgres_dsn) as database,
             EventLog(owner="bench", db=database, redis=client) as event_log,
         ):
-            writers = await _create(database, event_log, _WRITERS)
+            writers = await _create(event_log, _WRITERS)
             begun = time.monotonic()
             async with asyncio.TaskGroup() as group:
                 for writer in writers:
@@ -40,7 +40,7 @@ async def logs(lab: Lab) -> AsyncIterator[Row]:
             )
             for writer in writers:
                 await writer.finish(_PAYLOAD)
-            single = (await _create(database, event_log, 1))[0]
+            single = (await _create(event_log, 1))[0]
             trips, visible = [], []
             for _ in range(_SINGLE):
                 begun = time.perf_counter()
@@ -63,11 +63,8 @@ async def logs(lab: Lab) -> AsyncIterator[Row]:
         await redis.close(client)
 
 
-async def _create(database: Database, event_log: EventLog, count: int) -> list[Writer]:
-    async with database.transaction(_TENANT) as conn:
-        return [
-            await event_log.create(conn, tenant=_TENANT, log_id=uuid.uuid4()) for _ in range(count)
-        ]
+async def _create(event_log: EventLog, count: int) -> list[Writer]:
+    return [await event_log.create(tenant=_TENANT, log_id=uuid.uuid4()) for _ in range(count)]
 
 
 async def _write(writer: Writer) -> None:

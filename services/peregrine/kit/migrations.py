@@ -20,7 +20,8 @@ from peregrine.kit.errors import StartRefused
 
 _FILE = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 
-TABLE = """
+# What every component stands on: the record of migrations, and what `Database.call` is made of.
+FOUNDATION = """
 CREATE TABLE IF NOT EXISTS peregrine_migrations (
     component text NOT NULL,
     version integer NOT NULL,
@@ -28,7 +29,24 @@ CREATE TABLE IF NOT EXISTS peregrine_migrations (
     checksum text NOT NULL,
     applied_time timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (component, version)
-)
+);
+
+CREATE OR REPLACE FUNCTION peregrine_enter(
+    INOUT tenant text, INOUT user_id text
+) LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('peregrine.tenant', tenant, true),
+            set_config('peregrine.user', user_id, true);
+END $$;
+
+CREATE OR REPLACE FUNCTION peregrine_accept(outcome text, head bigint, accepted text[])
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF outcome IS NULL OR outcome <> ALL (accepted) THEN
+        RAISE EXCEPTION USING MESSAGE = outcome, DETAIL = coalesce(head::text, ''),
+            ERRCODE = 'PX001';
+    END IF;
+END $$;
 """
 
 

@@ -3,7 +3,9 @@
 A transaction opens in ONE round trip: `BEGIN` and the tenant and user that row-level security reads
 (`SET LOCAL`, so nothing survives the transaction) travel as one simple query. It commits in one
 more. Returning a connection to the pool costs none: the usual reset query is off, because a
-transaction here leaves no session state behind.
+transaction here leaves no session state behind. What is on everybody's way (a turn, the end of a
+run, a batch of log entries) is a function in the database, and `Database.call` is the whole
+transaction in ONE round trip: a server process that has slept takes a millisecond to answer.
 
 Row-level security is void for a superuser, so `Database.connect` refuses such a role.
 
@@ -52,8 +54,19 @@ _UNCLEAN: tuple[type[Exception], ...] = (TimeoutError, *_DRIVER)
 _ROLLBACK_SECONDS = 2.0
 _CONNECT_SECONDS = 5.0
 _MIGRATION_SECONDS = 600.0
+_STATEMENT_SECONDS = 30.0  # for `call`, whose limit is the caller's; a transaction sets its own
+_REFUSED = "PX001"  # the SQLSTATE of `peregrine_accept`
 _MIGRATION_LOCK = "SELECT pg_advisory_xact_lock(1885696613)"  # any number; one for all components
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class Refused(Exception):
+    """A function answered with an outcome that its caller does not accept; nothing was kept."""
+
+    def __init__(self, outcome: str, head: int | None) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
+        self.head = head
 
 
 class UnsafeRole(StartRefused):
@@ -127,6 +140,7 @@ class Database:
             registry=registry,
         )
         self._children: dict[str, Histogram] = {}
+        self._calls: dict[tuple[str, int, bool], str] = {}
         self._cleanups: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -163,6 +177,7 @@ class Database:
                     server_settings={
                         "application_name": application_name,
                         "idle_in_transaction_session_timeout": _milliseconds(idle_in_transaction),
+                        "statement_timeout": _milliseconds(_STATEMENT_SECONDS),
                         "jit": "off",
                     },
                 )
@@ -226,20 +241,68 @@ class Database:
           DeadlineExceeded: the deadline of the call came first.
           Internal: TRANSACTION_FAILED, when a failed statement was swallowed inside the block.
         """
-        left = context.deadline_remaining()
-        limit = timeout if left is None else min(timeout, left)
+        limit = _limit(timeout)
         opening = _opening(tenant, user, limit)
+        async with self._connection(limit, timeout) as raw:
+            await self._simple("begin", raw, opening)
+            yield Connection(raw, self)
+            # A transaction that failed inside answers a COMMIT with ROLLBACK, silently.
+            if await self._simple("commit", raw, "COMMIT") != "COMMIT":
+                raise Internal(
+                    "a statement failed, so nothing was kept", reason="TRANSACTION_FAILED"
+                )
+
+    async def call(
+        self,
+        name: str,
+        function: str,
+        *args: Any,
+        tenant: str | AllTenants,
+        user: str | None = None,
+        accept: Sequence[str] = (),
+        timeout: float = 5.0,
+    ) -> list[Record]:
+        """A function of the database as a transaction of its own, in one round trip.
+
+        Args:
+          function: its name with the schema. It gets tenant and user before `args`; they are set
+            for row-level security, for this transaction, before it begins.
+          tenant, user, timeout: as for `transaction`.
+          accept: what its column `outcome` may say, where it has one, beside a number `head`.
+
+        Raises:
+          Refused: another outcome; nothing was kept.
+          Unavailable, DeadlineExceeded: as `transaction`; it may have been done.
+        """
+        limit = _limit(timeout)
+        key = (function, len(args), bool(accept))
+        sql = self._calls.get(key)
+        if sql is None:
+            sql = self._calls[key] = _calling(*key)
+        values = (_checked(tenant), _checked_user(tenant, user), *args)
+        if accept:
+            values = (*values, list(accept))
+        async with self._connection(limit, timeout) as raw:
+            started = time.perf_counter()
+            try:
+                rows: list[Record] = await raw.fetch(sql, *values)
+            except _DRIVER as error:
+                if isinstance(error, asyncpg.PostgresError) and error.sqlstate == _REFUSED:
+                    head = error.detail
+                    raise Refused(error.args[0], int(head) if head else None) from None
+                _raise_if_lost(error, raw)
+                raise
+            self.observe(name, time.perf_counter() - started)
+        return rows
+
+    @asynccontextmanager
+    async def _connection(self, limit: float, timeout: float) -> AsyncIterator[Any]:
+        """A connection for at most `limit` seconds; one that was left unclean is rolled back."""
         try:
             async with asyncio.timeout(limit) as scope:
                 raw = await self._acquire()
                 try:
-                    await self._simple("begin", raw, opening)
-                    yield Connection(raw, self)
-                    # A transaction that failed inside answers a COMMIT with ROLLBACK, silently.
-                    if await self._simple("commit", raw, "COMMIT") != "COMMIT":
-                        raise Internal(
-                            "a statement failed, so nothing was kept", reason="TRANSACTION_FAILED"
-                        )
+                    yield raw
                 except asyncio.CancelledError:
                     self._abandon(raw)  # in the background: who is cancelled or late does not wait
                     raise
@@ -326,7 +389,7 @@ async def migrate(dsn: Secret | str, components: Sequence[tuple[str, str]]) -> l
     async with database:
         async with database.transaction(ALL_TENANTS, timeout=_MIGRATION_SECONDS) as conn:
             await conn.execute("migrations_lock", _MIGRATION_LOCK)
-            await conn.execute("migrations_table", migrations.TABLE)
+            await conn.execute("migrations_table", migrations.FOUNDATION)
         return [str(each) for each in wanted if await _apply(database, each)]
 
 
@@ -378,16 +441,35 @@ async def _apply(database: Database, migration: Migration) -> bool:
     return True
 
 
+def _limit(timeout: float) -> float:
+    left = context.deadline_remaining()
+    return timeout if left is None else min(timeout, left)
+
+
 def _opening(tenant: str | AllTenants, user: str | None, limit: float) -> str:
+    return (
+        f"BEGIN; SET LOCAL peregrine.tenant = '{_checked(tenant)}'; "
+        f"SET LOCAL peregrine.\"user\" = '{_checked_user(tenant, user)}'; "
+        f"SET LOCAL statement_timeout = {_milliseconds(limit + 0.25)}"
+    )
+
+
+def _calling(function: str, count: int, outcome: bool) -> str:
+    # The function takes its first arguments from `peregrine_enter`, so it cannot run before it.
+    values = "".join(f", ${number}" for number in range(3, 3 + count))
+    accepted = f", peregrine_accept(f.outcome, f.head, ${3 + count})" if outcome else ""
+    return (
+        f"SELECT f.*{accepted} FROM peregrine_enter($1, $2) AS e"  # noqa: S608 - constants only
+        f" CROSS JOIN LATERAL {function}(e.tenant, e.user_id{values}) AS f"
+    )
+
+
+def _checked_user(tenant: str | AllTenants, user: str | None) -> str:
     if user is None:
         call = context.current()
         known = call.identity if call is not None else None
         user = known.user if known is not None and known.tenant == tenant else ""
-    return (
-        f"BEGIN; SET LOCAL peregrine.tenant = '{_checked(tenant)}'; "
-        f"SET LOCAL peregrine.\"user\" = '{_checked(user) if user else ''}'; "
-        f"SET LOCAL statement_timeout = {_milliseconds(limit + 0.25)}"
-    )
+    return _checked(user) if user else ""
 
 
 def _checked(name: str | AllTenants) -> str:

@@ -1,8 +1,7 @@
 """The rows of conversations and profiles: each operation one transaction of the call's user.
 
-What changes something is one function in the database (see `migrations/`), so that it costs three
-round trips. A function answers with an outcome; here the bad ones become errors, inside the
-transaction, which rolls it back.
+What changes something is one function in the database (see `migrations/`), called in one round
+trip. It answers with an outcome; a bad one takes everything back and becomes an error here.
 """
 
 from collections.abc import Sequence
@@ -13,15 +12,11 @@ from uuid import UUID
 
 from peregrine.api.common.v1 import common_pb2
 from peregrine.kit.context import Identity
-from peregrine.kit.errors import Aborted, AlreadyExists, NotFound
-from peregrine.kit.postgres import ALL_TENANTS, Connection, Database, Record
+from peregrine.kit.errors import Aborted, AlreadyExists, NotFound, PeregrineError
+from peregrine.kit.postgres import ALL_TENANTS, Connection, Database, Record, Refused
 from peregrine.memory import content
 
-_BEGIN_TURN = (
-    "SELECT * FROM memory.begin_turn"
-    "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
-)
-_APPEND = "SELECT * FROM memory.append_messages($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+_DONE = ("done", "replayed")
 _HEAD = (
     "SELECT c.version, p.data, p.version AS profile_version, p.update_time "
     "FROM memory.conversations c "
@@ -99,28 +94,25 @@ class Store:
         max_messages: int,
         token_budget: int,
     ) -> Turn:
-        async with self._database.transaction(who.tenant, user=who.user) as conn:
-            row = await conn.fetchrow(
-                "memory_begin_turn",
-                _BEGIN_TURN,
-                who.tenant,
-                who.user,
-                conversation,
-                create,
-                title,
-                agent_id,
-                expected_version,
-                request.id,
-                request.digest,
-                run_id,
-                message.role,
-                message.SerializeToString(),
-                content.words(message),
-                content.estimate_tokens(message),
-                max_messages + 1,
-                token_budget,
-            )
-            row = _accepted(row)
+        row = await self._change(
+            "memory_begin_turn",
+            "memory.begin_turn",
+            who,
+            conversation,
+            create,
+            title,
+            agent_id,
+            expected_version,
+            request.id,
+            request.digest,
+            run_id,
+            message.role,
+            message.SerializeToString(),
+            content.words(message),
+            content.estimate_tokens(message),
+            max_messages + 1,
+            token_budget,
+        )
         profile = _profile(row["profile"], row["profile_version"], row["profile_time"])
         return Turn(version=row["head"], bodies=row["bodies"], tokens=row["sizes"], profile=profile)
 
@@ -135,23 +127,21 @@ class Store:
         expected_version: int | None,
     ) -> int:
         """Returns the version after them."""
-        async with self._database.transaction(who.tenant, user=who.user) as conn:
-            row = await conn.fetchrow(
-                "memory_append_messages",
-                _APPEND,
-                who.tenant,
-                who.user,
-                conversation,
-                expected_version,
-                request.id,
-                request.digest,
-                run_id,
-                [message.role for message in messages],
-                [message.SerializeToString() for message in messages],
-                [content.words(message) for message in messages],
-                [content.estimate_tokens(message) for message in messages],
-            )
-            version: int = _accepted(row)["head"]
+        row = await self._change(
+            "memory_append_messages",
+            "memory.append_messages",
+            who,
+            conversation,
+            expected_version,
+            request.id,
+            request.digest,
+            run_id,
+            [message.role for message in messages],
+            [message.SerializeToString() for message in messages],
+            [content.words(message) for message in messages],
+            [content.estimate_tokens(message) for message in messages],
+        )
+        version: int = row["head"]
         return version
 
     async def head(self, who: Identity, conversation: UUID, *, limit: int, budget: int) -> Turn:
@@ -234,18 +224,15 @@ class Store:
     async def put_profile(
         self, who: Identity, data: bytes, *, request: Request, expected_version: int | None
     ) -> Profile:
-        async with self._database.transaction(who.tenant, user=who.user) as conn:
-            row = await conn.fetchrow(
-                "memory_put_profile",
-                "SELECT * FROM memory.put_profile($1, $2, $3, $4, $5, $6)",
-                who.tenant,
-                who.user,
-                data,
-                expected_version,
-                request.id,
-                request.digest,
-            )
-            row = _accepted(row)
+        row = await self._change(
+            "memory_put_profile",
+            "memory.put_profile",
+            who,
+            data,
+            expected_version,
+            request.id,
+            request.digest,
+        )
         return Profile(data=data, version=row["head"], update_time=row["since"])
 
     async def delete_conversation(
@@ -264,7 +251,7 @@ class Store:
                 request.id,
                 request.digest,
             )
-            return bool(_accepted(row)["deleted"])
+            return bool(_deleted(row))
 
     async def delete_user(self, who: Identity, *, request: Request) -> int:
         """The number of conversations that were deleted."""
@@ -279,13 +266,22 @@ class Store:
                 request.id,
                 request.digest,
             )
-            return int(_accepted(row)["deleted"])
+            return _deleted(row)
 
     async def expire_requests(self, *, limit: int) -> int:
         """Forgets request ids older than 24 hours, of everybody; returns how many."""
         async with self._database.transaction(ALL_TENANTS) as conn:
             tag = await conn.execute("memory_expire_requests", _EXPIRE, limit)
         return int(tag.rpartition(" ")[2])
+
+    async def _change(self, name: str, function: str, who: Identity, *args: Any) -> Record:
+        try:
+            rows = await self._database.call(
+                name, function, *args, tenant=who.tenant, user=who.user, accept=_DONE
+            )
+        except Refused as refused:
+            raise _refusal(refused.outcome, refused.head) from None
+        return rows[0]
 
     async def _exists(self, conn: Connection, who: Identity, conversation: UUID) -> bool:
         return bool(
@@ -306,23 +302,29 @@ def _profile(data: Any, version: Any, update_time: Any) -> Profile:
     return Profile(data=data, version=version, update_time=update_time)
 
 
-def _accepted(row: Record | None) -> Record:
+def _deleted(row: Record | None) -> int:
     assert row is not None  # noqa: S101 - a function with OUT parameters gives exactly one row
-    match row["outcome"]:
+    if row["outcome"] not in _DONE:
+        raise _refusal(row["outcome"], None)
+    return int(row["deleted"])
+
+
+def _refusal(outcome: str, head: int | None) -> PeregrineError:
+    match outcome:
         case "not_found":
-            raise _not_found()
+            return _not_found()
         case "stale":
-            raise Aborted(
-                f"the version is {row['head']} by now",
+            return Aborted(
+                f"the version is {head} by now",
                 reason="VERSION_STALE",
-                metadata={"version": str(row["head"])},
+                metadata={"version": str(head)},
             )
         case "reused":
-            raise AlreadyExists(
+            return AlreadyExists(
                 "the request id was used for another request within 24 hours",
                 reason="REQUEST_ID_REUSED",
             )
-    return row
+    raise ValueError(f"the database answered with {outcome!r}")
 
 
 def _not_found() -> NotFound:

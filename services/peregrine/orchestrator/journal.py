@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
-from peregrine.kit.eventlog import Writer
+from peregrine.kit.eventlog import Also, Writer
 
 
 class Journal:
@@ -27,11 +27,11 @@ class Journal:
         """
         return self.writer.append(self._serialized(**payload))
 
-    async def finish(self, outcome: pb.RunFinished, *, also: Any) -> int:
+    async def finish(self, outcome: pb.RunFinished, *, also: Also | None) -> int:
         """Appends the terminal event; it and everything before it are durable on return.
 
         Args:
-          also: `async (connection) -> None`, statements for the same transaction.
+          also: what is to be written in the same transaction.
         """
         return await self.writer.finish(self._serialized(run_finished=outcome), also=also)
 

@@ -14,7 +14,6 @@ from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.kit import context, errors
 from peregrine.kit.channel import DEADLINE_MARGIN
 from peregrine.kit.eventlog import Fenced
-from peregrine.kit.postgres import Connection
 from peregrine.orchestrator.facts import Facts
 from peregrine.orchestrator.journal import Journal
 from peregrine.orchestrator.metrics import Metrics
@@ -196,14 +195,11 @@ class LiveRun:
     async def _end(self, outcome: pb.RunFinished) -> None:
         self._ending = True
         outcome.waterfall.CopyFrom(self._recorder.finish(time.monotonic()))
-        position = self.journal.writer.next_sequence
-
-        async def write(conn: Connection) -> None:
-            await self._store.finish_run(conn, self.facts.run_id, outcome, position)
 
         # The deadline of the run has no say in writing down how it ended.
         with context.bind(detach=True):
-            await self.journal.finish(outcome, also=write)
+            also = self._store.ending(self.facts.identity, outcome)
+            await self.journal.finish(outcome, also=also)
         self._metrics.run_finished(self._plan.agent, outcome)
         log.info(
             "run_finished",

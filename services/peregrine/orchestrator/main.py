@@ -133,7 +133,6 @@ async def build(
         store = Store(database)
         agents = Agents(store, metrics)
         runs = Runs(
-            database=database,
             store=store,
             event_log=event_log,
             agents=agents,

@@ -17,8 +17,8 @@ import structlog
 from peregrine.api.memory.v1 import memory_pb2 as memory
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.kit import context, errors
+from peregrine.kit.context import Identity
 from peregrine.kit.eventlog import Claim, EventLog, Recovered, Writer
-from peregrine.kit.postgres import Connection, Database
 from peregrine.orchestrator import plan as plans
 from peregrine.orchestrator import replay as replays
 from peregrine.orchestrator.agents import Agents
@@ -46,7 +46,6 @@ class Runs:
     def __init__(
         self,
         *,
-        database: Database,
         store: Store,
         event_log: EventLog,
         agents: Agents,
@@ -55,7 +54,6 @@ class Runs:
         max_live: int,
         drain_seconds: float,
     ) -> None:
-        self._database = database
         self._store = store
         self._log = event_log
         self._agents = agents
@@ -142,7 +140,7 @@ class Runs:
             try:
                 loaded = await loading
             except BaseException:
-                await self._take_back(run_id, writer)
+                await self._take_back(identity, writer)
                 raise
         finally:
             loading.cancel()
@@ -163,24 +161,21 @@ class Runs:
 
     async def _insert(self, new: NewRun) -> tuple[pb.Run, Writer | None]:
         """Writes a run and its log together; no writer when the request id is known."""
-        identity = new.identity
-        async with self._database.transaction(identity.tenant, user=identity.user) as conn:
-            run, inserted = await self._store.insert_run(conn, new)
-            if not inserted:
-                return run, None
-            writer = await self._log.create(conn, tenant=identity.tenant, log_id=new.run_id)
-        return run, writer
+        asked = time.monotonic()
+        run, inserted = await self._store.start_run(new, self._log.lease())
+        if not inserted:
+            return run, None
+        tenant = new.identity.tenant
+        return run, self._log.created(tenant=tenant, log_id=new.run_id, asked=asked)
 
-    async def _take_back(self, run_id: uuid.UUID, writer: Writer) -> None:
+    async def _take_back(self, identity: Identity, writer: Writer) -> None:
         """Removes a run that was never acknowledged; its request id is free again."""
-
-        async def remove(conn: Connection) -> None:
-            await self._store.remove_run(conn, run_id)
-
         outcome = pb.RunFinished(state=pb.RUN_STATE_CANCELLED)
         with contextlib.suppress(errors.PeregrineError):
             # Where this fails, a take-over finds the run and ends it.
-            await asyncio.shield(Journal(writer).finish(outcome, also=remove))
+            await asyncio.shield(
+                Journal(writer).finish(outcome, also=self._store.removal(identity))
+            )
 
     def _work(
         self,

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.kit import errors
 from peregrine.kit.context import Identity
-from peregrine.kit.postgres import ALL_TENANTS, Connection, Database, Record
+from peregrine.kit.eventlog import Also
+from peregrine.kit.postgres import ALL_TENANTS, Database, Record
 
 # How long a request id is honoured.
 _REQUEST_ID_LIFE = datetime.timedelta(hours=24)
@@ -125,38 +126,46 @@ class Store:
 
     # ---- runs ----
 
-    async def insert_run(self, conn: Connection, run: NewRun) -> tuple[pb.Run, bool]:
-        """Writes a new run; with False, the earlier run that has the same request id.
+    async def start_run(self, run: NewRun, lease: tuple[str, float]) -> tuple[pb.Run, bool]:
+        """Writes a new run and its log; with False, the earlier run that has the same request id.
+
+        Args:
+          lease: of its log, from `EventLog.lease`.
 
         Raises:
           AlreadyExists: REQUEST_ID_REUSED, when the request id came with another request.
         """
-        request_id = run.input.request_id or None
+        identity = run.identity
         for _ in range(2):
-            created = await conn.fetchrow(
-                "run_insert",
-                "INSERT INTO orchestrator.runs (run_id, tenant, user_id, agent, agent_version,"
-                " spec, conversation_id, new_conversation, request_id, request_digest, input,"
-                " state, deadline_time) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,"
-                " now() + make_interval(secs => $13))"
-                " ON CONFLICT (tenant, user_id, request_id) WHERE request_id IS NOT NULL"
-                " DO NOTHING RETURNING *",
+            rows = await self._database.call(
+                "run_start",
+                "orchestrator.start_run",
                 run.run_id,
-                run.identity.tenant,
-                run.identity.user,
                 run.agent.name,
                 run.agent.version,
                 run.agent.spec.SerializeToString(),
                 run.conversation_id,
                 run.new_conversation,
-                request_id,
+                run.input.request_id or None,
                 run.request_digest,
                 run.input.SerializeToString(),
                 pb.RUN_STATE_RUNNING,
                 run.max_duration,
+                *lease,
+                tenant=identity.tenant,
+                user=identity.user,
             )
-            if created is not None:
-                return _run(created), True
+            if rows:
+                return _run(rows[0]), True
+            earlier = await self._earlier(run)
+            if earlier is not None:
+                return earlier, False
+        raise errors.Aborted("the request id is being used elsewhere", reason="REQUEST_ID_BUSY")
+
+    async def _earlier(self, run: NewRun) -> pb.Run | None:
+        """The run of the last 24 hours that has this request id; an older one loses it."""
+        identity, request_id = run.identity, run.input.request_id
+        async with self._database.transaction(identity.tenant, user=identity.user) as conn:
             earlier = await conn.fetchrow(
                 "run_by_request",
                 "SELECT *, create_time < now() - $2::interval AS expired FROM orchestrator.runs"
@@ -171,17 +180,13 @@ class Store:
                         reason="REQUEST_ID_REUSED",
                         metadata={"run_id": str(earlier["run_id"])},
                     )
-                return _run(earlier), False
+                return _run(earlier)
             await conn.execute(
                 "run_forget_request",
                 "UPDATE orchestrator.runs SET request_id = NULL WHERE request_id = $1",
                 request_id,
             )
-        raise errors.Aborted("the request id is being used elsewhere", reason="REQUEST_ID_BUSY")
-
-    async def remove_run(self, conn: Connection, run_id: uuid.UUID) -> None:
-        """Takes back a run that was never acknowledged."""
-        await conn.execute("run_remove", "DELETE FROM orchestrator.runs WHERE run_id = $1", run_id)
+        return None
 
     async def run(self, identity: Identity, run_id: uuid.UUID) -> pb.Run:
         """One run of the user.
@@ -295,19 +300,17 @@ class Store:
                 state,
             )
 
-    async def finish_run(
-        self, conn: Connection, run_id: uuid.UUID, outcome: pb.RunFinished, last_sequence: int
-    ) -> None:
-        """Writes how a run ended, in the transaction that commits its terminal event."""
-        await conn.execute(
-            "run_finish",
-            "UPDATE orchestrator.runs SET state = $2, outcome = $3, last_sequence = $4,"
-            " finish_time = clock_timestamp() WHERE run_id = $1",
-            run_id,
-            outcome.state,
-            outcome.SerializeToString(),
-            last_sequence,
+    def ending(self, identity: Identity, outcome: pb.RunFinished) -> Also:
+        """How a run ended, to be written with its terminal event."""
+        return Also(
+            function="orchestrator.finish_run",
+            args=(outcome.state, outcome.SerializeToString()),
+            user=identity.user,
         )
+
+    def removal(self, identity: Identity) -> Also:
+        """Takes back a run that was never acknowledged."""
+        return Also(function="orchestrator.remove_run", args=(), user=identity.user)
 
 
 # A run at work knows its last durable position only in its log.

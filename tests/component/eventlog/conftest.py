@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from peregrine.kit import redis
-from peregrine.kit.eventlog import Entry, EventLog, Recovered, Writer
+from peregrine.kit.eventlog import Also, Entry, EventLog, Recovered, Writer
 from peregrine.kit.postgres import Database, migrate
 from tests.support.eventually import eventually
 
@@ -25,8 +25,7 @@ class Process:
         self._crashed = False
 
     async def create(self, tenant: str = TENANT) -> Writer:
-        async with self.db.transaction(tenant) as conn:
-            return await self.log.create(conn, tenant=tenant, log_id=uuid4())
+        return await self.log.create(tenant=tenant, log_id=uuid4())
 
     def crash(self) -> None:
         """Stops like a killed process: nothing more is sent, no lease is let go."""
@@ -76,10 +75,47 @@ class Cluster:
         return process
 
 
+# What a caller may add to a finish. `added` holds what was committed with it.
+_ENDINGS = """
+CREATE TABLE added (note text);
+CREATE FUNCTION settle_and(
+    a_tenant text, a_user text, a_log uuid, a_epoch bigint, a_durable bigint, a_last bigint,
+    a_finished boolean, a_released boolean, a_lease float8, a_retention float8,
+    a_sequences bigint[], a_entry_epochs bigint[], a_payloads bytea[], a_what text,
+    OUT moved boolean
+) LANGUAGE plpgsql AS $$
+BEGIN
+    moved := eventlog.settle(a_tenant, a_user, a_log, a_epoch, a_durable, a_last, a_finished,
+        a_released, a_lease, a_retention, a_sequences, a_entry_epochs, a_payloads);
+    IF moved THEN
+        INSERT INTO added VALUES (a_what);
+        IF a_what = 'refuse' THEN
+            RAISE EXCEPTION 'no';
+        ELSIF a_what = 'wait' THEN
+            PERFORM pg_advisory_xact_lock(1);
+        END IF;
+    END IF;
+END $$;
+"""
+
+
+def ending(what: str) -> Also:
+    """'refuse' raises, 'wait' waits for advisory lock 1, anything else is only noted."""
+    return Also(function="settle_and", args=(what,), user="")
+
+
 @pytest.fixture
 async def eventlog_dsn(postgres_dsn: str) -> str:
     await migrate(postgres_dsn, [("eventlog", "peregrine.kit.eventlog.migrations")])
+    async with await Database.connect(postgres_dsn, size=1) as db:
+        async with db.transaction(TENANT) as conn:
+            await conn.execute("endings", _ENDINGS)
     return postgres_dsn
+
+
+async def added(process: Process) -> list[str]:
+    async with process.db.transaction(TENANT) as conn:
+        return [row["note"] for row in await conn.fetch("t", "SELECT note FROM added")]
 
 
 @pytest.fixture

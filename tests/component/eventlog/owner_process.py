@@ -24,8 +24,7 @@ async def main(dsn: str, redis_url: str, log_id: UUID) -> None:
     client = redis.connect(redis_url)
     log = EventLog(owner="victim", db=db, redis=client, lease_seconds=0.6, renew_seconds=0.2)
     await log.start()
-    async with db.transaction("acme") as conn:
-        writer = await log.create(conn, tenant="acme", log_id=log_id)
+    writer = await log.create(tenant="acme", log_id=log_id)
     try:
         while True:
             # Several in flight at once, so that a kill or freeze finds some everywhere.

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from peregrine.kit.eventlog import Fenced, Writer
-from tests.component.eventlog.conftest import Cluster
+from tests.component.eventlog.conftest import Cluster, added, ending
 from tests.support.eventually import eventually
 
 
@@ -78,16 +78,12 @@ async def test_an_old_owner_cannot_finish(cluster: Cluster) -> None:
     first = await cluster.process(renew_seconds=60.0, flush_seconds=60.0)
     second = await cluster.process()
     writer = await first.create()
-    ran = []
-
-    async def also(_: object) -> None:
-        ran.append(True)
-
     recovered = await second.take_over(writer.log_id)
     with pytest.raises(Fenced):
-        await writer.finish(b"mine", also=also)
-    assert not ran
-    await recovered.writer.finish(b"theirs", also=also)
+        await writer.finish(b"mine", also=ending("mine"))
+    assert await added(second) == []
+    await recovered.writer.finish(b"theirs", also=ending("theirs"))
+    assert await added(second) == ["theirs"]
     assert [entry.payload for entry in await second.read(writer)] == [b"theirs"]
 
 

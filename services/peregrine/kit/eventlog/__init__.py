@@ -61,10 +61,11 @@ last open, it is set even if nothing was lost.
 from peregrine.kit.eventlog.entry import Entry
 from peregrine.kit.eventlog.failures import Fenced, LogCompacted, LogFinished, LogNotFound
 from peregrine.kit.eventlog.log import EventLog, Recovered
-from peregrine.kit.eventlog.store import Claim
+from peregrine.kit.eventlog.store import Also, Claim
 from peregrine.kit.eventlog.writer import Writer
 
 __all__ = [
+    "Also",
     "Claim",
     "Entry",
     "EventLog",

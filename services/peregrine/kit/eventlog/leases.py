@@ -21,7 +21,6 @@ from peregrine.kit.eventlog.writer import TailState, Writer
 from peregrine.kit.postgres import DatabaseError
 
 # The longest that a transaction may take that creates a log.
-UNBORN_SECONDS = 30.0
 
 log = structlog.get_logger(__name__)
 
@@ -83,7 +82,6 @@ class Leases:
             if writer.log_id not in renewed:
                 missing.append(writer)
                 continue
-            writer.confirmed = True
             writer.lease_until = started + self._lease_seconds
             if writer.tail is TailState.UNVERIFIED:
                 writer.tail = TailState.OPEN
@@ -92,13 +90,10 @@ class Leases:
             await self._look_at(missing)
 
     async def _look_at(self, missing: list[Writer]) -> None:
-        """Not renewed: lost, or only held by a transaction at that moment, or not committed yet."""
+        """Not renewed: lost, or only held by a transaction at that moment."""
         standings = await self._store.standing([writer.log_id for writer in missing])
         for writer in missing:
             standing = standings.get(writer.log_id)
-            if standing is None and not writer.confirmed:
-                if time.monotonic() - writer.created_at < UNBORN_SECONDS:
-                    continue
             if writer.active and not writer.owned and not still_ours(writer, standing):
                 self._metrics.fenced.inc()
                 writer.fenced("the lease went to a newer owner")

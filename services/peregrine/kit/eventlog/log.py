@@ -28,7 +28,7 @@ from peregrine.kit.eventlog.store import Also, Claim, Store, Write
 from peregrine.kit.eventlog.tail import Tail
 from peregrine.kit.eventlog.window import Window
 from peregrine.kit.eventlog.writer import Backlog, Writer
-from peregrine.kit.postgres import Connection, Database, DatabaseError
+from peregrine.kit.postgres import Database, DatabaseError
 from peregrine.kit.redis import Redis
 
 # How long a finished log stays in memory, for those who are reading it.
@@ -170,24 +170,38 @@ class EventLog:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def create(self, conn: Connection, *, tenant: str, log_id: UUID) -> Writer:
-        """Makes a log inside the caller's transaction, leased to this process.
-
-        Append only after the transaction was committed; `discard` the writer if it was not.
+    async def create(self, *, tenant: str, log_id: UUID) -> Writer:
+        """Makes a log, leased to this process.
 
         Raises: postgres.UniqueViolation when there is such a log.
         """
         self._refuse_if_closed()
-        address = Address(tenant, log_id)
         asked = time.monotonic()
-        await self._store.insert(conn, address)
+        await self._store.insert(Address(tenant, log_id))
+        return self.created(tenant=tenant, log_id=log_id, asked=asked)
+
+    def lease(self) -> tuple[str, float]:
+        """Owner and seconds: the last arguments of `eventlog.open_log`, for a function of the
+        database that makes a log together with other rows; then comes `created`.
+
+        Raises: Unavailable, when this process is ending.
+        """
+        self._refuse_if_closed()
+        return self._store.lease
+
+    def created(self, *, tenant: str, log_id: UUID, asked: float) -> Writer:
+        """The writer of a log that `eventlog.open_log` has made for this process.
+
+        Args:
+          asked: the reading of the monotonic clock before the function was called.
+        """
+        address = Address(tenant, log_id)
         return self._register(
             self._writer(
                 address,
                 epoch=1,
                 window=Window(epoch=1, next_sequence=1),
                 lease_until=asked + self._lease_seconds,
-                confirmed=False,
             )
         )
 
@@ -328,7 +342,6 @@ class EventLog:
             epoch=claim.epoch,
             window=window,
             lease_until=started + self._lease_seconds,
-            confirmed=True,
         )
         return Recovered(self._register(writer), whole, not intact)
 
@@ -339,7 +352,6 @@ class EventLog:
         epoch: int,
         window: Window,
         lease_until: float,
-        confirmed: bool,
     ) -> Writer:
         return Writer(
             engine=self,
@@ -348,7 +360,6 @@ class EventLog:
             epoch=epoch,
             window=window,
             lease_until=lease_until,
-            confirmed=confirmed,
         )
 
     def _register(self, writer: Writer) -> Writer:

@@ -1,51 +1,5 @@
-"""The SQL of the logs, in one place. What each statement promises is said in `store`."""
-
-INSERT_LOG = """
-INSERT INTO eventlog.logs (log_id, tenant, owner, lease_until)
-VALUES ($1, $2, $3, clock_timestamp() + make_interval(secs => $4))
-"""
-
-# Fenced by epoch and by position in the same statement that takes the row lock, so that whatever
-# another owner does comes wholly before (and then nothing matches) or wholly after.
-FLUSH = """
-WITH moved AS (
-    UPDATE eventlog.logs AS l
-    SET durable_sequence = w.last, lease_until = clock_timestamp() + make_interval(secs => $9)
-    FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[])
-        AS w(log_id, epoch, first, last)
-    WHERE l.log_id = w.log_id AND l.epoch = w.epoch AND l.durable_sequence = w.first - 1
-      AND NOT l.finished
-    RETURNING l.log_id, l.tenant
-), put AS (
-    INSERT INTO eventlog.entries (log_id, sequence, tenant, epoch, payload)
-    SELECT e.log_id, e.sequence, m.tenant, e.epoch, e.payload
-    FROM unnest($5::uuid[], $6::bigint[], $7::bigint[], $8::bytea[])
-        AS e(log_id, sequence, epoch, payload)
-    JOIN moved AS m USING (log_id)
-)
-SELECT log_id FROM moved
-"""
-
-# One log at a time: the same fence, and what else changes hands in that moment.
-SETTLE = """
-WITH moved AS (
-    UPDATE eventlog.logs AS l
-    SET durable_sequence = $4,
-        finished = $5,
-        owner = CASE WHEN $5 OR $6 THEN NULL ELSE l.owner END,
-        lease_until = clock_timestamp()
-            + make_interval(secs => CASE WHEN $5 OR $6 THEN 0 ELSE $7::float8 END),
-        expire_time = CASE WHEN $5 THEN clock_timestamp() + make_interval(secs => $8) END
-    WHERE l.log_id = $1 AND l.epoch = $2 AND l.durable_sequence = $3 AND NOT l.finished
-    RETURNING l.log_id, l.tenant
-), put AS (
-    INSERT INTO eventlog.entries (log_id, sequence, tenant, epoch, payload)
-    SELECT m.log_id, e.sequence, m.tenant, e.epoch, e.payload
-    FROM unnest($9::bigint[], $10::bigint[], $11::bytea[]) AS e(sequence, epoch, payload)
-    CROSS JOIN moved AS m
-)
-SELECT log_id FROM moved
-"""
+"""The SQL of the logs, but for the functions on a run's way (`migrations/`). What each statement
+promises is said in `store`."""
 
 # A new owner's first statement on a log: the adopted entries, and where its own will start.
 ADOPT = """

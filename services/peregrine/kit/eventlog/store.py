@@ -6,16 +6,30 @@ was lost. `standing` tells the two apart.
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from peregrine.kit.eventlog import statements
 from peregrine.kit.eventlog.entry import Address, Entry, decode, encode
-from peregrine.kit.postgres import ALL_TENANTS, Connection, Database
+from peregrine.kit.postgres import ALL_TENANTS, Database
 
-Also = Callable[[Connection], Awaitable[None]]
+
+@dataclass(frozen=True, slots=True)
+class Also:
+    """What is to be written in the transaction that finishes a log.
+
+    Attributes:
+      function: of the database, in the place of `eventlog.settle`, which it calls with the same
+        arguments; it gets `args` after these. It returns what `settle` returned.
+      user: whose rows it may see, beside the tenant of the log.
+    """
+
+    function: str
+    args: tuple[Any, ...]
+    user: str
+
 
 _TO_THREAD = 64 * 1024
 
@@ -82,17 +96,21 @@ class Store:
     def __init__(self, *, db: Database, owner: str, lease: float, retention: float) -> None:
         self._db = db
         self._owner = owner
-        self._lease = lease
+        self._lease_seconds = lease
         self._retention = retention
 
-    async def insert(self, conn: Connection, address: Address) -> None:
-        await conn.execute(
+    @property
+    def lease(self) -> tuple[str, float]:
+        """Who owns a new log, and for how many seconds."""
+        return self._owner, self._lease_seconds
+
+    async def insert(self, address: Address) -> None:
+        await self._db.call(
             "eventlog_insert",
-            statements.INSERT_LOG,
+            "eventlog.open_log",
             address.log_id,
-            address.tenant,
-            self._owner,
-            self._lease,
+            *self.lease,
+            tenant=address.tenant,
         )
 
     async def flush(self, writes: Sequence[Write]) -> set[UUID]:
@@ -107,21 +125,21 @@ class Store:
                 sequences.append(entry.sequence)
                 epochs.append(entry.epoch)
                 payloads.append(entry.payload)
-        async with self._db.transaction(ALL_TENANTS) as conn:
-            rows = await conn.fetch(
-                "eventlog_flush",
-                statements.FLUSH,
-                [write.address.log_id for write in writes],
-                [write.epoch for write in writes],
-                [write.durable + 1 for write in writes],
-                [write.last for write in writes],
-                ids,
-                sequences,
-                epochs,
-                payloads,
-                self._lease,
-            )
-        return {row["log_id"] for row in rows}
+        rows = await self._db.call(
+            "eventlog_flush",
+            "eventlog.flush",
+            [write.address.log_id for write in writes],
+            [write.epoch for write in writes],
+            [write.durable + 1 for write in writes],
+            [write.last for write in writes],
+            ids,
+            sequences,
+            epochs,
+            payloads,
+            self._lease_seconds,
+            tenant=ALL_TENANTS,
+        )
+        return {row["moved_log"] for row in rows}
 
     async def standing(self, log_ids: Sequence[UUID]) -> dict[UUID, Standing]:
         async with self._db.transaction(ALL_TENANTS) as conn:
@@ -131,35 +149,32 @@ class Store:
             for row in rows
         }
 
-    async def finish(self, write: Write, also: Also | None, *, timeout: float = 5.0) -> bool:
+    async def finish(self, write: Write, also: Also | None) -> bool:
         """The terminal entry, all before it, the end of the lease and `also`, or nothing."""
-        async with self._db.transaction(write.address.tenant, timeout=timeout) as conn:
-            moved = await self._settle(conn, write, finished=True, released=False)
-            if moved and also is not None:
-                await also(conn)
-        return moved
+        return await self._settle(write, also, finished=True)
 
     async def release(self, write: Write) -> bool:
-        async with self._db.transaction(write.address.tenant) as conn:
-            return await self._settle(conn, write, finished=False, released=True)
+        return await self._settle(write, None, finished=False)
 
-    async def _settle(
-        self, conn: Connection, write: Write, *, finished: bool, released: bool
-    ) -> bool:
-        row = await conn.fetchrow(
+    async def _settle(self, write: Write, also: Also | None, *, finished: bool) -> bool:
+        rows = await self._db.call(
             "eventlog_finish" if finished else "eventlog_release",
-            statements.SETTLE,
+            also.function if also is not None else "eventlog.settle",
             write.address.log_id,
             write.epoch,
             write.durable,
             write.last,
             finished,
-            released,
-            self._lease,
+            not finished,
+            self._lease_seconds,
             self._retention,
             *_columns(write.entries),
+            *(also.args if also is not None else ()),
+            tenant=write.address.tenant,
+            user=also.user if also is not None else None,
         )
-        return row is not None
+        moved: bool = rows[0]["moved"]
+        return moved
 
     async def release_all(self, standings: Sequence[tuple[UUID, int, int]]) -> None:
         """Lets go of (log, epoch, durable position), where nothing is beyond that position."""
@@ -180,14 +195,14 @@ class Store:
                 statements.RENEW,
                 [log_id for log_id, _ in owned],
                 [epoch for _, epoch in owned],
-                self._lease,
+                self._lease_seconds,
             )
         return {row["log_id"] for row in rows}
 
     async def claim(self, limit: int) -> list[Claim]:
         async with self._db.transaction(ALL_TENANTS) as conn:
             rows = await conn.fetch(
-                "eventlog_claim", statements.CLAIM, self._owner, limit, self._lease
+                "eventlog_claim", statements.CLAIM, self._owner, limit, self._lease_seconds
             )
         return [
             Claim(
@@ -211,7 +226,7 @@ class Store:
                 write.epoch,
                 write.durable,
                 write.last,
-                self._lease,
+                self._lease_seconds,
                 *_columns(write.entries),
             )
             if moved is None:

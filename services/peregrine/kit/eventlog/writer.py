@@ -95,7 +95,6 @@ class Writer:
         epoch: int,
         window: Window,
         lease_until: float,
-        confirmed: bool,
     ) -> None:
         self.address = address
         self.packed_keys = pack_keys(address)
@@ -105,10 +104,6 @@ class Writer:
         self.window = window
         self.durable_sequence = window.visible
         self.lease_until = lease_until
-        self.created_at = time.monotonic()
-        # Whether PostgreSQL has ever said that the log is there: until then the transaction that
-        # creates it may simply not have committed yet.
-        self.confirmed = confirmed
         self.behind_since: float | None = None
         self.finished_at: float | None = None
         self.tail = TailState.OPEN
@@ -197,14 +192,13 @@ class Writer:
         """Appends the terminal entry and returns its position.
 
         It is committed together with everything before it, the end of the lease, and what `also`
-        does with the connection: all or nothing, and nothing if the log is no longer ours. `also`
-        may be called again after a rollback that nobody saw (a lost connection). Only then do
-        readers see the entry. Once begun it runs to its end even if the caller is cancelled.
+        writes: all or nothing, and nothing if the log is no longer ours. Only then do readers see
+        the entry. Once begun it runs to its end even if the caller is cancelled.
 
         Raises:
           Fenced: another owner has the log; nothing was written.
           Unavailable: PostgreSQL stayed away; the writer is lost, another owner will take over.
-          Whatever `also` raises: nothing was written and the log is still open.
+          What `also` raised in the database: nothing was written and the log is still open.
         """
         if self.failure is not None:
             raise self.failure
@@ -259,7 +253,6 @@ class Writer:
         self._backlog.remove(sum(len(entry.payload) for entry in gone))
         self.durable_sequence = upto
         self.behind_since = time.monotonic() if upto < self.last_sequence else None
-        self.confirmed = True
         self._advance()
         self.window.trim(upto)
 
