@@ -11,6 +11,7 @@ Row-level security is void for a superuser, so `Database.connect` refuses such a
 
 Policies read `current_setting('peregrine.tenant', true)`; `ALL_TENANTS` sets it to '*', for the few
 statements that look after rows of everybody (lease renewal, take-over, log batches, expiry).
+`NO_TENANT` sees no tenant's rows: for what happens before anybody is known.
 """
 
 import asyncio
@@ -80,7 +81,15 @@ class AllTenants:
         return "ALL_TENANTS"
 
 
+class NoTenant:
+    """The type of `NO_TENANT`; there is one instance."""
+
+    def __repr__(self) -> str:
+        return "NO_TENANT"
+
+
 ALL_TENANTS: Final = AllTenants()
+NO_TENANT: Final = NoTenant()
 
 
 class Connection:
@@ -226,7 +235,11 @@ class Database:
 
     @asynccontextmanager
     async def transaction(
-        self, tenant: str | AllTenants, *, user: str | None = None, timeout: float = 5.0
+        self,
+        tenant: str | AllTenants | NoTenant,
+        *,
+        user: str | None = None,
+        timeout: float = 5.0,
     ) -> AsyncIterator[Connection]:
         """A transaction that sees the rows of `tenant` only; commits unless the block raises.
 
@@ -446,7 +459,7 @@ def _limit(timeout: float) -> float:
     return timeout if left is None else min(timeout, left)
 
 
-def _opening(tenant: str | AllTenants, user: str | None, limit: float) -> str:
+def _opening(tenant: str | AllTenants | NoTenant, user: str | None, limit: float) -> str:
     return (
         f"BEGIN; SET LOCAL peregrine.tenant = '{_checked(tenant)}'; "
         f"SET LOCAL peregrine.\"user\" = '{_checked_user(tenant, user)}'; "
@@ -472,10 +485,12 @@ def _checked_user(tenant: str | AllTenants, user: str | None) -> str:
     return _checked(user) if user else ""
 
 
-def _checked(name: str | AllTenants) -> str:
+def _checked(name: str | AllTenants | NoTenant) -> str:
     # The pattern admits no quote and no backslash, so the value can stand in the statement.
     if name is ALL_TENANTS:
         return "*"
+    if name is NO_TENANT:
+        return ""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(f"{str(name)[:80]!r} is not a name of a tenant or user")
     return name
