@@ -16,6 +16,7 @@ ACROSS_TENANTS = {
     "peregrine.orchestrator.store": "runs taken over, cancel requests for the runs of this process",
     "peregrine.memory.store": "expiry of request ids",
     "peregrine.tools.applied": "a worker follows the tools of everybody",
+    "peregrine.tools.ledger": "a worker says that it lives; expiry of changes",
     "peregrine.cache.postgres_tier": "expiry of entries; the breaker's probe",
 }
 

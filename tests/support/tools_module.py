@@ -18,7 +18,6 @@ from peregrine.tools.definition import (
     Effect,
     OutcomeUnknown,
     Output,
-    Result,
     Scope,
     ToolContext,
     ToolFailure,
@@ -196,7 +195,7 @@ stops = _raising("stops", lambda: StopAsyncIteration())
 
 
 @tool(name="raises_blocking", description="Breaks.", parameters={}, effect=Effect.READ)
-def raises_blocking(arguments: Arguments, context: ToolContext) -> Result:
+def raises_blocking(arguments: Arguments, context: ToolContext) -> str:
     raise StopIteration("the password is hunter2")
 
 
@@ -256,3 +255,38 @@ async def unshowable(arguments: Arguments, context: ToolContext) -> Any:
 async def measured(arguments: Arguments, context: ToolContext) -> str:
     context.record_metric("words", len(arguments["text"].split()), {"kind": "test"})
     return "measured"
+
+
+@tool(
+    name="gated_write",
+    description="Writes a line, and ends when the file that it is told exists.",
+    parameters={"text": {"type": "string"}, "gate": {"type": "string"}},
+    effect=Effect.WRITE,
+    timeout=60,
+)
+async def gated_write(arguments: Arguments, context: ToolContext) -> str:
+    _leave_line(arguments["text"])
+    gate = Path(arguments["gate"])
+    while not gate.exists():  # noqa: ASYNC110, ASYNC240 - a file is what processes share
+        await asyncio.sleep(0.01)
+    return f"written {arguments['text']}"
+
+
+@tool(
+    name="repeatable_write",
+    description="Writes a line; may be run again.",
+    parameters=_TEXT,
+    effect=Effect.WRITE,
+    idempotent=True,
+)
+async def repeatable_write(arguments: Arguments, context: ToolContext) -> str:
+    _leave_line(arguments["text"])
+    return "written"
+
+
+@tool(
+    name="refused_write", description="Says no.", parameters=_TEXT, effect=Effect.WRITE, retries=3
+)
+async def refused_write(arguments: Arguments, context: ToolContext) -> str:
+    _leave_line(arguments["text"])
+    raise ToolFailure("There is not enough money.", reason="NOT_ENOUGH")

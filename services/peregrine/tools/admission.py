@@ -5,6 +5,10 @@ both have room; otherwise it waits in its lane. A slot that comes free goes to t
 the highest priority, the oldest of these, whose lane has room: a tool that is full never stands in
 the way of another.
 
+Nobody starves: while some call has waited for longer than `aging` seconds, one start in four is the
+oldest call's, whatever its priority. So no call is ever passed by one that came later and has no
+higher priority, and a flood of important calls leaves the others a quarter of the worker.
+
 How long a call would wait is estimated before it waits: the work ahead of it, by the mean time of
 each tool, over the places that do it (Little's law). A call that would wait longer than it may is
 refused at once, with the time after which the queue will have emptied enough. If the estimate was
@@ -15,6 +19,8 @@ Not for several threads: everything happens on one event loop.
 
 import asyncio
 import heapq
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 # Until a tool has run, this is what one execution is taken to cost.
@@ -22,6 +28,8 @@ _UNKNOWN_SECONDS = 0.5
 # Weight of the newest execution in the mean.
 _NEWEST = 0.1
 _LEAST_RETRY_SECONDS = 0.1
+# While a call is overdue, every so many-th start is the oldest call's.
+_OLDEST_SHARE = 4
 
 
 class Overloaded(Exception):
@@ -63,10 +71,14 @@ class _Turn:
 
 
 class _Waiter:
-    __slots__ = ("admitted", "turn")
+    __slots__ = ("admitted", "lane", "since", "turn")
 
-    def __init__(self, turn: _Turn, admitted: asyncio.Future[None]) -> None:
+    def __init__(
+        self, lane: Lane, turn: _Turn, since: float, admitted: asyncio.Future[None]
+    ) -> None:
+        self.lane = lane
         self.turn = turn
+        self.since = since
         self.admitted = admitted
 
     def __lt__(self, other: "_Waiter") -> bool:
@@ -80,15 +92,29 @@ class Admission:
       slots: executions at the same time.
       max_wait: seconds that a call waits for a slot at most.
       max_queue: calls that wait at the same time, over all lanes.
+      aging: seconds after which a waiting call is overdue.
     """
 
-    def __init__(self, *, slots: int, max_wait: float, max_queue: int) -> None:
+    def __init__(
+        self,
+        *,
+        slots: int,
+        max_wait: float,
+        max_queue: int,
+        aging: float = 0.5,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.slots = slots
         self.in_flight = 0
         self._max_wait = max_wait
         self._max_queue = max_queue
+        self._aging = aging
+        self._clock = clock
         self._lanes: list[Lane] = []
         self._numbers = 0
+        # All that wait, the oldest first.
+        self._waiting: dict[int, _Waiter] = {}
+        self._passed_over = 0
 
     def open_lane(self, concurrency: int) -> Lane:
         lane = Lane(concurrency)
@@ -99,9 +125,14 @@ class Admission:
         """For a lane in which nobody waits or runs."""
         self._lanes.remove(lane)
 
+    def resize(self, lane: Lane, concurrency: int) -> None:
+        """What runs beyond a smaller limit goes on."""
+        lane.concurrency = concurrency
+        self._admit()
+
     @property
     def queued(self) -> int:
-        return sum(lane.queued for lane in self._lanes)
+        return len(self._waiting)
 
     async def enter(self, lane: Lane, *, priority: int = 0, limit: float | None = None) -> None:
         """Takes a place in `lane` and a slot, waiting at most `limit` seconds.
@@ -120,7 +151,8 @@ class Admission:
         expected = self.expected_wait(lane, turn)
         if expected > limit or self.queued >= self._max_queue:
             raise Overloaded(max(expected - limit, lane.mean_seconds, _LEAST_RETRY_SECONDS))
-        await self._wait(lane, _Waiter(turn, asyncio.get_running_loop().create_future()), limit)
+        admitted = asyncio.get_running_loop().create_future()
+        await self._wait(_Waiter(lane, turn, self._clock(), admitted), limit)
 
     def expected_wait(self, lane: Lane, turn: _Turn) -> float:
         """Seconds until a call that takes `turn` would get its place."""
@@ -160,8 +192,10 @@ class Admission:
         self.in_flight += 1
         lane.in_flight += 1
 
-    async def _wait(self, lane: Lane, waiter: _Waiter, limit: float) -> None:
+    async def _wait(self, waiter: _Waiter, limit: float) -> None:
+        lane = waiter.lane
         heapq.heappush(lane.waiting, waiter)
+        self._waiting[waiter.turn.number] = waiter
         try:
             async with asyncio.timeout(limit):
                 await waiter.admitted
@@ -170,20 +204,40 @@ class Admission:
                 # Admitted and given up in the same moment.
                 self.leave(lane)
             elif waiter in lane.waiting:
-                lane.waiting.remove(waiter)
-                heapq.heapify(lane.waiting)
+                self._remove(waiter)
             if isinstance(error, TimeoutError):
                 raise Overloaded(max(lane.mean_seconds, _LEAST_RETRY_SECONDS)) from None
             raise
 
+    def _remove(self, waiter: _Waiter) -> None:
+        waiting = waiter.lane.waiting
+        if waiting[0] is waiter:
+            heapq.heappop(waiting)
+        else:
+            waiting.remove(waiter)
+            heapq.heapify(waiting)
+        del self._waiting[waiter.turn.number]
+
     def _admit(self) -> None:
-        while self.in_flight < self.slots:
+        while self.in_flight < self.slots and self._waiting:
             ready = [lane for lane in self._lanes if lane.waiting and lane.has_room]
             if not ready:
                 return
-            lane = min(ready, key=lambda each: each.waiting[0].turn)
-            waiter = heapq.heappop(lane.waiting)
+            waiter = self._next(ready)
+            self._remove(waiter)
             # A call that is cancelled leaves the queue one turn of the loop after its future.
             if not waiter.admitted.cancelled():
-                self._take(lane)
+                self._take(waiter.lane)
                 waiter.admitted.set_result(None)
+
+    def _next(self, ready: list[Lane]) -> _Waiter:
+        first = min(lane.waiting[0] for lane in ready)
+        oldest = next(each for each in self._waiting.values() if each.lane.has_room)
+        if first is oldest or self._clock() - oldest.since < self._aging:
+            self._passed_over = 0
+            return first
+        self._passed_over += 1
+        if self._passed_over < _OLDEST_SHARE:
+            return first
+        self._passed_over = 0
+        return oldest

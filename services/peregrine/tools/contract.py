@@ -8,8 +8,8 @@ from google.protobuf import duration_pb2
 
 from peregrine.api.common.v1 import common_pb2
 from peregrine.api.tools.v1 import tools_pb2
+from peregrine.tools.calls import Call, Outcome
 from peregrine.tools.definition import ChangeClass, CostClass, Effect, Scope
-from peregrine.tools.executor import Outcome
 from peregrine.tools.registry import Registered
 
 _EFFECTS = {
@@ -43,6 +43,10 @@ _CODES: Mapping[str, grpc.StatusCode] = {
     "TOOLS_OVERLOADED": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "TOOL_FAILED": grpc.StatusCode.INTERNAL,
     "TOOL_OUTCOME_UNKNOWN": grpc.StatusCode.UNKNOWN,
+    "TOOL_CANCELLED": grpc.StatusCode.CANCELLED,
+    "TOOL_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
+    "LEDGER_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
+    "IDEMPOTENCY_KEY_REUSED": grpc.StatusCode.ALREADY_EXISTS,
 }
 
 
@@ -71,7 +75,7 @@ def registered_tool(tool: Registered) -> tools_pb2.RegisteredTool:
     )
 
 
-def result(outcome: Outcome, *, retry_after: float | None = None) -> tools_pb2.ToolResult:
+def result(outcome: Outcome) -> tools_pb2.ToolResult:
     message = tools_pb2.ToolResult(
         call_id=outcome.call.call_id,
         tool=outcome.call.tool,
@@ -80,6 +84,8 @@ def result(outcome: Outcome, *, retry_after: float | None = None) -> tools_pb2.T
         execution_time=duration(outcome.execution_seconds),
         queue_time=duration(outcome.queue_seconds),
         cache_tier=_CACHE_TIERS[outcome.cache_tier],
+        stale=outcome.stale,
+        replayed=outcome.replayed,
     )
     if outcome.cache_tier:
         message.age.CopyFrom(duration(outcome.age))
@@ -93,9 +99,22 @@ def result(outcome: Outcome, *, retry_after: float | None = None) -> tools_pb2.T
         message.error.code = code.value[0]
         message.error.reason = outcome.reason
         message.error.message = outcome.text
-        if retry_after is not None:
-            message.error.retry_delay.CopyFrom(duration(retry_after))
+        if outcome.retry_after is not None:
+            message.error.retry_delay.CopyFrom(duration(outcome.retry_after))
     return message
+
+
+def outcome(call: Call, message: tools_pb2.ToolResult) -> Outcome:
+    """What was recorded of an earlier call, as the outcome of this one."""
+    return Outcome(
+        call=call,
+        text=message.content[0].text,
+        data=message.structured_content.utf8,
+        reason=message.error.reason,
+        in_doubt=message.status == tools_pb2.TOOL_STATUS_IN_DOUBT,
+        execution_seconds=message.execution_time.ToNanoseconds() / 1e9,
+        replayed=True,
+    )
 
 
 def tool_stats(tool: Registered) -> tools_pb2.ToolStats:

@@ -6,13 +6,10 @@ request. A secret is named in the declaration and read when the request is made,
 one is used at once; it goes into its header and nowhere else.
 
 What a lost answer means depends on the effect. A READ failed; a WRITE may have happened, and says
-so. Tries beyond the first are made for what may be repeated, when nothing was sent, the answer was
-lost or the server said "later", and each draws from the retry budget of the run.
+so.
 """
 
-import asyncio
 import json
-import random
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -22,13 +19,13 @@ import structlog
 
 from peregrine.api.common.v1 import common_pb2
 from peregrine.api.tools.v1 import tools_pb2
-from peregrine.kit import context as call_context
 from peregrine.kit.settings import Secret, SettingsError
 from peregrine.tools import egress, templates
 from peregrine.tools.arguments import Check
 from peregrine.tools.definition import (
     DEFAULT_CONCURRENCY,
     DEFAULT_TIMEOUT,
+    MAX_RETRIES,
     MAX_TIMEOUT,
     Arguments,
     ChangeClass,
@@ -41,7 +38,7 @@ from peregrine.tools.definition import (
     ToolContext,
     ToolFailure,
 )
-from peregrine.tools.outbound import Answer, AnswerLost, Later, NothingSent, Request
+from peregrine.tools.outbound import Answer, AnswerLost, Request
 
 EFFECTS = {
     common_pb2.EFFECT_PURE: Effect.PURE,
@@ -69,7 +66,6 @@ _MAX_BODY = 64 * 1024
 _MAX_HEADERS = 32
 _MAX_HEADER = 4 * 1024
 _MAX_CONCURRENCY = 1_000
-_MAX_RETRIES = 5
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
 _SECRET = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,126}[A-Za-z0-9])?")
 # The client writes these, or they would change what the connection carries.
@@ -81,7 +77,6 @@ _JSON = "application/json"
 _NOT_SERVED = "is not served by this version"
 # Less than the tool's own timeout, so that the tool, not its watcher, says what happened.
 _MARGIN_SECONDS = 0.05
-_FIRST_PAUSE, _LAST_PAUSE = 0.1, 1.0
 
 Violations = list[tuple[str, str]]
 
@@ -137,12 +132,8 @@ def definition(
     http = tool.http
     body = json.loads(http.body.utf8) if http.HasField("body") else None
     effect = EFFECTS[tool.effect]
-    repeatable = effect is not Effect.WRITE or tool.idempotent
-    tries = 1 + (tool.retries if repeatable else 0)
 
     def request(arguments: Arguments) -> Request:
-        if missing := disabled(tool, variables=variables):
-            raise ToolFailure(f"The tool {tool.name} is off: {missing}.", reason="TOOL_DISABLED")
         try:
             headers = templates.headers(http.headers, arguments)
             filled = None if body is None else templates.body(body, arguments)
@@ -169,20 +160,14 @@ def definition(
         made = request(arguments)
         if effect is Effect.WRITE and context.idempotency_key:
             made = _keyed(made, context.idempotency_key)
-        for number in range(1, tries + 1):
-            try:
-                answer = await fetch(made, timeout=max(context.remaining() - _MARGIN_SECONDS, 0.0))
-            except ToolFailure as failure:
-                last = number == tries or not _may_pass(failure)
-                pause = random.uniform(0, min(_FIRST_PAUSE * 2**number, _LAST_PAUSE))
-                if last or pause > context.remaining() or not call_context.retry_budget().take():
-                    if isinstance(failure, AnswerLost) and effect is Effect.WRITE:
-                        raise OutcomeUnknown from failure
-                    raise
-                await asyncio.sleep(pause)
-            else:
-                return _output(answer)
-        raise AssertionError("the last try returns or raises")
+        try:
+            return _output(
+                await fetch(made, timeout=max(context.remaining() - _MARGIN_SECONDS, 0.0))
+            )
+        except AnswerLost as failure:
+            if effect is Effect.WRITE:
+                raise OutcomeUnknown from failure
+            raise
 
     return Definition(
         name=tool.name,
@@ -199,6 +184,7 @@ def definition(
         uncacheable=frozenset(tool.uncacheable_arguments),
         timeout=tool.timeout.ToNanoseconds() / 1e9,
         max_concurrency=tool.max_concurrency,
+        retries=tool.retries,
     )
 
 
@@ -213,12 +199,6 @@ def _keyed(request: Request, key: str) -> Request:
         secrets=request.secrets,
         body=request.body,
     )
-
-
-def _may_pass(failure: ToolFailure) -> bool:
-    """Whether another try may go better."""
-    passing = isinstance(failure, NothingSent | AnswerLost | Later)
-    return passing and failure.reason != "EGRESS_REFUSED"
 
 
 def _found(tool: str, secret: Callable[[str], Secret], name: str) -> Secret:
@@ -273,8 +253,8 @@ def _problems(
         yield "tool.cache_ttl", "is not above 0"
     if tool.max_concurrency > _MAX_CONCURRENCY:
         yield "tool.max_concurrency", f"is above {_MAX_CONCURRENCY}"
-    if tool.retries > _MAX_RETRIES:
-        yield "tool.retries", f"is above {_MAX_RETRIES}"
+    if tool.retries > MAX_RETRIES:
+        yield "tool.retries", f"is above {MAX_RETRIES}"
     elif tool.retries and tool.effect == common_pb2.EFFECT_WRITE and not tool.idempotent:
         yield "tool.retries", "is for tools that may run again, and this WRITE is not idempotent"
     schema: Mapping[str, Any] | None = None

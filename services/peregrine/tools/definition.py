@@ -2,14 +2,13 @@
 
 A tool is a function with a declaration beside it:
 
-    @tool(
-        name="shout",
-        description="Gives the text back in capitals. Use it when ...",
-        parameters={"text": {"type": "string"}},
-        effect=Effect.PURE,
-    )
-    async def shout(arguments: Arguments, context: ToolContext) -> Output:
-        return Output(arguments["text"].upper())
+    @tool(effect=Effect.PURE)
+    async def shout(text: str) -> str:
+        \"\"\"Gives the text back in capitals. Use it when somebody wants to be heard.\"\"\"
+        return text.upper()
+
+Its types say what a model may give it (`signatures`), its docstring when to use it. Who wants to
+write the schema says `parameters` or `input_schema`, and takes arguments and context as they come.
 
 An async function runs on the event loop and must not block it; a plain function may block, and runs
 in a thread of its own. The arguments have passed the schema. What it returns is shown to the model:
@@ -25,16 +24,20 @@ Nothing here knows gRPC; `contract` turns a definition into the message that lis
 """
 
 import enum
+import inspect
 import re
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypedDict, Unpack, overload
+
+from peregrine.tools import signatures
 
 DEFAULT_TIMEOUT = 10.0
 MAX_TIMEOUT = 300.0
 DEFAULT_CONCURRENCY = 10
+MAX_RETRIES = 5
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _MAX_DESCRIPTION_BYTES = 4 * 1024
@@ -82,10 +85,17 @@ class ToolFailure(Exception):
       reason: UPPER_SNAKE, stable.
     """
 
+    # Whether it is certain that a WRITE changed nothing.
+    nothing_done = False
+
     def __init__(self, message: str, *, reason: str = "TOOL_FAILED") -> None:
         super().__init__(message)
         self.message = message
         self.reason = reason
+
+
+class TransientFailure(ToolFailure):
+    """It may go better when tried again: what is behind the tool is away, busy or broken."""
 
 
 class OutcomeUnknown(Exception):
@@ -94,10 +104,16 @@ class OutcomeUnknown(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What the model is shown, and the same as JSON data when there is some."""
+    """What the model is shown, and the same as JSON data when there is some.
+
+    `private`: not to be kept, whatever the tool's classes say. `ttl`: seconds for which it is true
+    at most, when that is known better than by the tool's classes.
+    """
 
     text: str
     data: Any = None
+    private: bool = False
+    ttl: float | None = None
 
 
 class RecordMetric(Protocol):
@@ -129,6 +145,10 @@ class ToolContext:
         """Nobody waits for the result any more. For functions in threads, which nothing can cut."""
         return self._given_up.is_set()
 
+    def wait(self, seconds: float) -> bool:
+        """Sleeps in a thread, but not on when nobody waits any more; True when that is so."""
+        return self._given_up.wait(seconds)
+
     def give_up(self) -> None:
         self._given_up.set()
 
@@ -139,8 +159,8 @@ class ToolContext:
         self.record(name, value, labels or {})
 
 
-Result: TypeAlias = Output | str | Mapping[str, Any] | list[Any]
-Function: TypeAlias = Callable[[Any, ToolContext], Result | Awaitable[Result]]
+Function: TypeAlias = Callable[[Any, ToolContext], Any]
+"""Gives text, an `Output`, or what becomes JSON; or an awaitable of that."""
 SourceVersion: TypeAlias = Callable[[str], Awaitable[str]]
 """The version of what a tool reads, for a tenant; no version ever comes again."""
 
@@ -150,7 +170,9 @@ class Definition:
     """A tool. `version` counts the changes of what it does or says; results are kept under it.
 
     `ttl`: seconds for which a result is kept at first, instead of what `cost` says. `uncacheable`:
-    names of arguments that keep a result from being kept, besides the usual ones.
+    names of arguments that keep a result from being kept, besides the usual ones. `tags`: what kept
+    results are about; a WRITE whose `invalidates` says the same makes them untrue. Both may name
+    arguments: `customer:{id}`. `retries`: further tries of what may be repeated.
     """
 
     name: str
@@ -169,6 +191,14 @@ class Definition:
     source_version: SourceVersion | None = None
     timeout: float = DEFAULT_TIMEOUT
     max_concurrency: int = DEFAULT_CONCURRENCY
+    retries: int = 0
+    tags: tuple[str, ...] = ()
+    invalidates: tuple[str, ...] = ()
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether running it twice is no more than running it once."""
+        return self.effect is not Effect.WRITE or self.idempotent
 
     def __post_init__(self) -> None:
         problem = self._problem()
@@ -188,39 +218,76 @@ class Definition:
             return "needs a time to keep its results that is above 0"
         if self.max_concurrency < 1:
             return "needs a concurrency of at least 1"
+        if not 0 <= self.retries <= MAX_RETRIES:
+            return f"needs 0 to {MAX_RETRIES} retries"
         return ""
 
 
+class Declared(TypedDict, total=False):
+    """What `tool` takes besides; the meaning is that of the fields of `Definition`."""
+
+    version: int
+    idempotent: bool
+    cost: CostClass
+    change: ChangeClass
+    scope: Scope
+    cacheable: bool
+    ttl: float | None
+    uncacheable: frozenset[str]
+    source_version: SourceVersion | None
+    timeout: float
+    max_concurrency: int
+    retries: int
+    tags: tuple[str, ...]
+    invalidates: tuple[str, ...]
+
+
+@overload
+def tool(function: Callable[..., Any], /) -> Definition: ...
+
+
+@overload
 def tool(
     *,
-    name: str,
-    description: str,
-    effect: Effect,
+    name: str = "",
+    description: str = "",
+    effect: Effect = Effect.WRITE,
     parameters: Mapping[str, Any] | None = None,
     required: tuple[str, ...] | None = None,
     input_schema: Mapping[str, Any] | None = None,
-    version: int = 1,
-    idempotent: bool = False,
-    cost: CostClass = CostClass.DEFAULT,
-    change: ChangeClass = ChangeClass.SLOW,
-    scope: Scope = Scope.USER,
-    cacheable: bool = True,
-    ttl: float | None = None,
-    uncacheable: frozenset[str] = frozenset(),
-    source_version: SourceVersion | None = None,
-    timeout: float = DEFAULT_TIMEOUT,
-    max_concurrency: int = DEFAULT_CONCURRENCY,
-) -> Callable[[Function], Definition]:
-    """Makes a `Definition` of a function.
+    **declared: Unpack[Declared],
+) -> Callable[[Callable[..., Any]], Definition]: ...
+
+
+def tool(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str = "",
+    description: str = "",
+    effect: Effect = Effect.WRITE,
+    parameters: Mapping[str, Any] | None = None,
+    required: tuple[str, ...] | None = None,
+    input_schema: Mapping[str, Any] | None = None,
+    **declared: Unpack[Declared],
+) -> Definition | Callable[[Callable[..., Any]], Definition]:
+    """Makes a `Definition` of a function: `@tool`, or `@tool(effect=Effect.READ, …)`.
+
+    Without `parameters` and `input_schema` the schema is read from the types of the function's own
+    parameters (`peregrine.tools.signatures`). With one of them the function takes two: the
+    arguments, as they came, and the context.
 
     Args:
+      name: the function's own, when empty.
+      description: what the docstring says, when empty.
+      effect: who says nothing changes something.
       parameters: JSON Schemas by argument; all of them required unless `required` says which.
       input_schema: the whole schema, instead of `parameters`.
 
     Raises:
       ValueError: the declaration is not one of a tool.
     """
-    if (parameters is None) == (input_schema is None):
+    if parameters is not None and input_schema is not None:
         raise ValueError(f"the tool {name!r} needs either parameters or an input schema")
     if parameters is not None:
         input_schema = {
@@ -230,24 +297,23 @@ def tool(
             "additionalProperties": False,
         }
 
-    def define(function: Function) -> Definition:
+    def define(function: Callable[..., Any]) -> Definition:
+        called = name or function.__name__
+        schema, words = input_schema, description or inspect.getdoc(function) or ""
+        if schema is None:
+            try:
+                signature = signatures.read(function, context=ToolContext)
+            except ValueError as error:
+                raise ValueError(f"the tool {called!r}: {error}") from None
+            schema, words = signature.schema, description or signature.description
+            function = signatures.adapted(function, signature)
         return Definition(
-            name=name,
-            description=description,
-            input_schema=input_schema or {},
+            name=called,
+            description=words,
+            input_schema=schema,
             effect=effect,
             function=function,
-            version=version,
-            idempotent=idempotent,
-            cost=cost,
-            change=change,
-            scope=scope,
-            cacheable=cacheable,
-            ttl=ttl,
-            uncacheable=uncacheable,
-            source_version=source_version,
-            timeout=timeout,
-            max_concurrency=max_concurrency,
+            **declared,
         )
 
-    return define
+    return define if function is None else define(function)

@@ -1,96 +1,67 @@
-"""Runs tools so that none can harm another.
+"""The way of a call through a worker: cache, circuit, place, ledger, execution, and what follows.
 
 Each execution is a task of its own (an async tool) or a thread of its own (a blocking one), and
 the call that asked for it only watches: it takes the result, or at the deadline gives up, cancels
 and answers TOOL_TIMEOUT at once, whatever the tool does about it. A tool that goes on nevertheless
 keeps its place in its own lane until it ends, but no slot of the worker: it can use up the places
-of its own tool only. A tool's exception, exit or endless output becomes a failed result. A WRITE
-that did not finish in time may have happened or not: its outcome is in doubt, unless it may be
-repeated.
+of its own tool only.
 
-What the model is told of an unforeseen exception is an id. The log has the type of the exception
-and where it was raised under the same id, and not its message, which may hold what the tool was
-given.
+What may be repeated is tried again, when its tool says how often, the failure may pass and the
+retry budget of the run allows it. A WRITE goes through the ledger, so that it happens once. Once it
+has begun, it is worked on by a task that no caller can cut, because its outcome must be recorded:
+who goes away takes back the wish, and the change gets a second to end before it is cancelled.
 """
 
 import asyncio
-import contextlib
-import contextvars
-import secrets
-import threading
+import random
 import time
-import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
-
+from peregrine.kit import context as call_context
 from peregrine.kit.context import Identity
 from peregrine.kit.errors import InvalidArgument, ResourceExhausted
-from peregrine.tools import output
+from peregrine.tools import execution
 from peregrine.tools.admission import Admission, Overloaded
 from peregrine.tools.arguments import ArgumentsInvalid
-from peregrine.tools.definition import (
-    Effect,
-    OutcomeUnknown,
-    RecordMetric,
-    Result,
-    ToolContext,
-    ToolFailure,
-)
-from peregrine.tools.output import NotShowable, Shown
+from peregrine.tools.calls import Call, Outcome
+from peregrine.tools.definition import Effect, RecordMetric, ToolContext
+from peregrine.tools.effects import Keyed, first_outcome
+from peregrine.tools.execution import Execution, Failed
+from peregrine.tools.ledger import Found, Ledger
+from peregrine.tools.output import Shown
 from peregrine.tools.registry import Registered, Registry
-from peregrine.tools.results import Kept, Results
+from peregrine.tools.results import Kept, Place, Results
 
 # The answer must still reach the caller, who stops waiting at the deadline.
 _ANSWER_SECONDS = 0.02
 _CLOSE_SECONDS = 2.0
-_FRAMES = 5
-_MAX_WORDS = 4_000
+_FIRST_PAUSE, _LAST_PAUSE = 0.1, 1.0
+# For a change whose caller went away.
+_GRACE_SECONDS = 1.0
 _NAMES_SHOWN = 50
-
-log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """`arguments` is JSON as it came. `timeout` (seconds) only shortens the tool's own."""
-
-    tool: str
-    call_id: str = ""
-    arguments: bytes = b""
-    priority: int = 0
-    timeout: float | None = None
-    idempotency_key: str = ""
-    agent_id: str = ""
+_NOT_MADE = frozenset({"ARGUMENTS_INVALID", "TOOL_DISABLED", "TOOL_UNAVAILABLE"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How a call ended. `reason` is empty when it succeeded; then `text` is the result.
+@dataclass(slots=True, kw_only=True)
+class _Work:
+    """A call with usable arguments, on its way. `deadline` is on `time.monotonic()`.
 
-    `in_doubt`: a change that may have happened or not. `cache_tier`: where a kept result was found,
-    "near", "redis" or "postgres"; then `execution_seconds` is the time of the execution it is from,
-    `age` seconds ago.
+    `keyed` and `abandoned` are there for a WRITE; `abandoned` is done when nobody wants it any
+    more, and `begun` says that it may have changed something. `given_up`: it still runs.
     """
 
+    tool: Registered
     call: Call
-    text: str
-    data: bytes = b""
-    reason: str = ""
-    in_doubt: bool = False
-    queue_seconds: float = 0.0
-    execution_seconds: float = 0.0
-    cache_tier: str = ""
-    age: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    reason: str
-    words: str
-    in_doubt: bool = False
+    arguments: dict[str, Any]
+    who: Identity
+    deadline: float | None
+    place: Place | None = None
+    keyed: Keyed | None = None
+    begun: bool = False
+    given_up: bool = False
+    abandoned: asyncio.Future[None] | None = None
+    context: ToolContext | None = field(default=None, repr=False)
 
 
 class Executor:
@@ -101,13 +72,17 @@ class Executor:
         admission: Admission,
         record_metric: RecordMetric,
         results: Results | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
-        """`results`: those that are kept; without it every call is executed."""
+        """`results`: those that are kept; without it every call is executed. `ledger`: makes a
+        WRITE happen once; without it every call of one is executed."""
         self._registry = registry
         self._admission = admission
         self._record = record_metric
         self._results = results
-        self._strays: set[asyncio.Future[Shown | _Failed]] = set()
+        self._ledger = ledger
+        self._strays: set[Execution] = set()
+        self._changes: dict[asyncio.Task[Outcome], _Work] = {}
 
     def check(self, call: Call, who: Identity) -> None:
         """What must be right before anything starts.
@@ -135,133 +110,237 @@ class Executor:
         Raises:
           ResourceExhausted: TOOLS_OVERLOADED.
         """
+        deadline = None if remaining is None else time.monotonic() + remaining
         tool = self._registry.get(call.tool, who.tenant)
         if tool is None:
-            return Outcome(call=call, reason="TOOL_NOT_FOUND", text=self._unknown(call.tool, who))
-        stats, meters = tool.stats, tool.meters
-        stats.calls += 1
+            words = self._unknown(call.tool, who)
+            outcome = Outcome(call=call, reason="TOOL_NOT_FOUND", text=words)
+            return await self._first_outcome(call, who) or outcome
+        tool.stats.calls += 1
+        try:
+            outcome = await self._answer(tool, call, who, deadline)
+        except ResourceExhausted:
+            tool.stats.errors += 1
+            first = await self._first_outcome(call, who)
+            if first is None:
+                raise
+            return first
+        if outcome.reason:
+            tool.stats.errors += 1
+        if outcome.reason in _NOT_MADE:
+            outcome = await self._first_outcome(call, who) or outcome
+        return outcome
+
+    async def _first_outcome(self, call: Call, who: Identity) -> Outcome | None:
+        """A change may have happened although this call of it cannot be made (any more)."""
+        return None if self._ledger is None else await first_outcome(self._ledger, call, who)
+
+    async def close(self) -> None:
+        """Cancels what still runs. Threads are left to the end of the process."""
+        for work in self._changes.values():
+            _abandon(work)
+        if self._changes:
+            await asyncio.wait(self._changes, timeout=_CLOSE_SECONDS)
+        for stray in self._strays:
+            stray.cancel()
+        if self._strays:
+            await asyncio.wait(self._strays, timeout=_CLOSE_SECONDS)
+
+    async def _answer(
+        self, tool: Registered, call: Call, who: Identity, deadline: float | None
+    ) -> Outcome:
+        definition = tool.definition
         try:
             arguments = tool.check.read(call.arguments)
         except ArgumentsInvalid as problem:
-            stats.errors += 1
             return Outcome(call=call, reason="ARGUMENTS_INVALID", text=str(problem))
-        place = None
+        if tool.disabled:
+            words = f"The tool {call.tool} is off: {tool.disabled}."
+            return Outcome(call=call, reason="TOOL_DISABLED", text=words)
+        work = _Work(tool=tool, call=call, arguments=arguments, who=who, deadline=deadline)
         if self._results is not None:
-            asked = time.monotonic()
-            place = await self._results.place(tool.definition, arguments, who)
-            kept = await self._results.find(place) if place is not None else None
-            if kept is not None:
-                return _found(tool, call, kept)
-            if place is not None:
-                meters.cached["none"].inc()
-            if remaining is not None:
-                remaining -= time.monotonic() - asked
-        meters.requests.inc()
-        arrived = time.monotonic()
-        deadline = None if remaining is None else arrived + remaining - _ANSWER_SECONDS
+            work.place = await self._results.place(definition, arguments, who)
+            if work.place is not None:
+                kept = await self._results.find(work.place)
+                tool.meters.cached[kept.tier if kept else "none"].inc()
+                if kept is not None:
+                    tool.stats.cache_hits += 1
+                    return _found(call, kept)
+        if definition.effect is not Effect.WRITE or self._ledger is None:
+            return await self._perform(work)
+        work.keyed = Keyed(
+            ledger=self._ledger, definition=definition, arguments=arguments, call=call, who=who
+        )
+        return await self._change(work)
+
+    async def _change(self, work: _Work) -> Outcome:
+        """Performs a WRITE in a task of its own, which outlives its caller by a little."""
+        work.abandoned = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._perform(work), name=f"change-{work.call.tool}")
+        self._changes[task] = work
+        task.add_done_callback(self._changed)
         try:
-            await self._admission.enter(tool.lane, priority=call.priority, limit=remaining)
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if work.begun:
+                asyncio.get_running_loop().call_later(_GRACE_SECONDS, _abandon, work)
+                if work.context is not None:
+                    work.context.give_up()
+            else:
+                task.cancel()
+            raise
+
+    def _changed(self, task: "asyncio.Task[Outcome]") -> None:
+        del self._changes[task]
+        if not task.cancelled():
+            task.exception()  # the caller has seen it, or nobody is left to
+
+    async def _perform(self, work: _Work) -> Outcome:
+        """Executes a call that the cache did not answer."""
+        while True:
+            outcome = await self._perform_once(work)
+            if outcome is None and work.keyed is not None:
+                outcome = await work.keyed.wait(work.deadline)
+            if outcome is not None:
+                return outcome
+
+    async def _perform_once(self, work: _Work) -> Outcome | None:
+        """None when the same change is under way already."""
+        tool, call = work.tool, work.call
+        if refused := tool.circuit.refused_for():
+            tool.meters.refused.inc()
+            words = f"The tool {call.tool} does not work at the moment."
+            return Outcome(call=call, reason="TOOL_UNAVAILABLE", text=words, retry_after=refused)
+        probing = True
+        try:
+            arrived = time.monotonic()
+            await self._enter(work)
+            started = time.monotonic()
+            if work.keyed is not None:
+                begun = await self._begin(tool, work.keyed)
+                if begun is not Found.BEGUN:
+                    return begun if isinstance(begun, Outcome) else None
+            timeout = self._timeout(work)
+            work.begun = True
+            answer = await self._run(work, timeout)
+            probing = False
+            _tell_circuit(tool, answer)
+        finally:
+            if probing:
+                tool.circuit.dropped()
+        seconds = time.monotonic() - started
+        tool.meters.wait.observe(started - arrived)
+        tool.stats.executed(queue_seconds=started - arrived, execution_seconds=seconds)
+        outcome = _outcome(call, answer, queue_seconds=started - arrived, execution_seconds=seconds)
+        await self._follow_up(work, answer, outcome, started)
+        return outcome
+
+    async def _enter(self, work: _Work) -> None:
+        tool, call = work.tool, work.call
+        tool.meters.requests.inc()
+        limit = None if work.deadline is None else max(work.deadline - time.monotonic(), 0.0)
+        try:
+            await self._admission.enter(tool.lane, priority=call.priority, limit=limit)
         except Overloaded as refusal:
-            meters.shed.inc()
-            stats.errors += 1
+            tool.meters.shed.inc()
             raise ResourceExhausted(
                 f"no place for the tool {call.tool!r} within the time",
                 reason="TOOLS_OVERLOADED",
                 metadata={"tool": call.tool},
                 retry_after=refusal.retry_after,
             ) from None
-        started = time.monotonic()
-        queue_seconds = started - arrived
-        limits = [tool.definition.timeout]
-        if call.timeout is not None:
-            limits.append(call.timeout)
-        if deadline is not None:
-            limits.append(deadline - started)
-        answer = await self._run(tool, call, arguments, who, timeout=min(limits))
-        execution_seconds = time.monotonic() - started
-        meters.wait.observe(queue_seconds)
-        stats.executed(queue_seconds=queue_seconds, execution_seconds=execution_seconds)
-        if isinstance(answer, Shown):
-            if place is not None and self._results is not None:
-                self._results.keep(
-                    place, answer, execution_seconds=execution_seconds, started=started
-                )
-            return Outcome(
-                call=call,
-                text=answer.text,
-                data=answer.data,
-                queue_seconds=queue_seconds,
-                execution_seconds=execution_seconds,
+
+    async def _begin(self, tool: Registered, keyed: Keyed) -> Outcome | Found:
+        """Asks the ledger; gives the place back unless the change may begin."""
+        begun: Outcome | Found = Found.IN_DOUBT
+        try:
+            begun = await keyed.begin()
+        finally:
+            if begun is not Found.BEGUN:
+                self._admission.leave(tool.lane)
+        return begun
+
+    def _timeout(self, work: _Work) -> float:
+        limits = [work.tool.definition.timeout]
+        if work.call.timeout is not None:
+            limits.append(work.call.timeout)
+        if work.deadline is not None:
+            limits.append(work.deadline - _ANSWER_SECONDS - time.monotonic())
+        return min(limits)
+
+    async def _follow_up(
+        self, work: _Work, answer: Shown | Failed, outcome: Outcome, started: float
+    ) -> None:
+        if work.keyed is not None:
+            await work.keyed.end(answer, outcome)
+        if isinstance(answer, Shown) and work.place is not None and self._results is not None:
+            self._results.keep(
+                work.place, answer, execution_seconds=outcome.execution_seconds, started=started
             )
-        stats.errors += 1
-        return Outcome(
-            call=call,
-            text=answer.words,
-            reason=answer.reason,
-            in_doubt=answer.in_doubt,
-            queue_seconds=queue_seconds,
-            execution_seconds=execution_seconds,
-        )
 
-    async def close(self) -> None:
-        """Cancels what was given up and still runs. Threads are left to the end of the process."""
-        for stray in self._strays:
-            stray.cancel()
-        if self._strays:
-            await asyncio.wait(self._strays, timeout=_CLOSE_SECONDS)
-
-    async def _run(
-        self,
-        tool: Registered,
-        call: Call,
-        arguments: dict[str, Any],
-        who: Identity,
-        *,
-        timeout: float,
-    ) -> Shown | _Failed:
+    async def _run(self, work: _Work, timeout: float) -> Shown | Failed:
+        """Executes until it succeeds, fails for good, or may not be tried again."""
+        lane, definition = work.tool.lane, work.tool.definition
         if timeout <= 0:
-            self._admission.leave(tool.lane)
-            return _Failed("TOOL_TIMEOUT", f"No time was left for the tool {call.tool}.")
-        meters = tool.meters
+            self._admission.leave(lane)
+            words = f"No time was left for the tool {work.call.tool}."
+            return Failed(reason="TOOL_TIMEOUT", words=words, nothing_done=True)
+        began = time.monotonic()
+        work.context = ToolContext(
+            tenant=work.who.tenant,
+            user=work.who.user,
+            call_id=work.call.call_id,
+            agent_id=work.call.agent_id,
+            idempotency_key=work.call.idempotency_key,
+            deadline=began + timeout,
+            record=self._record,
+        )
+        tries = 1 + (definition.retries if definition.repeatable else 0)
+        try:
+            for number in range(1, tries + 1):
+                answer = await self._attempt(work, work.context, timeout)
+                if isinstance(answer, Shown) or not answer.transient or number == tries:
+                    break
+                pause = random.uniform(0, min(_FIRST_PAUSE * 2**number, _LAST_PAUSE))
+                if pause >= work.context.remaining() or not call_context.retry_budget().take():
+                    break
+                await asyncio.sleep(pause)
+            return answer
+        finally:
+            lane.took(time.monotonic() - began)
+            if work.given_up:
+                self._admission.free_slot()
+            else:
+                self._admission.leave(lane)
+
+    async def _attempt(self, work: _Work, context: ToolContext, timeout: float) -> Shown | Failed:
+        tool = work.tool
+        meters, definition = tool.meters, tool.definition
         meters.started.inc()
         meters.inflight.inc()
         started = time.monotonic()
-        context = ToolContext(
-            tenant=who.tenant,
-            user=who.user,
-            call_id=call.call_id,
-            agent_id=call.agent_id,
-            idempotency_key=call.idempotency_key,
-            deadline=started + timeout,
-            record=self._record,
-        )
-        start = _in_thread if tool.blocking else _in_task
-        execution = start(tool, arguments, context)
+        running = execution.start(definition, work.arguments, context, blocking=tool.blocking)
+        watched = (running,) if work.abandoned is None else (running, work.abandoned)
         try:
-            await asyncio.wait((execution,), timeout=timeout)
-            if execution.done():
-                return _taken(tool, execution)
-            return _Failed(
-                "TOOL_TIMEOUT",
-                f"The tool {call.tool} did not finish within {timeout:.3g} s.",
-                in_doubt=_may_have_changed_something(tool),
+            await asyncio.wait(
+                watched, timeout=context.remaining(), return_when=asyncio.FIRST_COMPLETED
             )
+            if running.done():
+                return execution.taken(definition, running)
+            if work.abandoned is not None and work.abandoned.done():
+                return execution.abandoned(definition)
+            return execution.too_slow(definition, timeout)
         finally:
-            seconds = time.monotonic() - started
-            tool.lane.took(seconds)
-            meters.execution.observe(seconds)
-            if execution.done():
-                self._admission.leave(tool.lane)
+            meters.execution.observe(time.monotonic() - started)
+            if running.done():
                 meters.inflight.dec()
                 meters.completed.inc()
             else:
-                self._admission.free_slot()
-                self._give_up(tool, context, execution)
+                work.given_up = True
+                self._give_up(tool, context, running)
 
-    def _give_up(
-        self, tool: Registered, context: ToolContext, execution: "asyncio.Future[Shown | _Failed]"
-    ) -> None:
-        def ended(future: "asyncio.Future[Shown | _Failed]") -> None:
+    def _give_up(self, tool: Registered, context: ToolContext, running: Execution) -> None:
+        def ended(future: Execution) -> None:
             self._strays.discard(future)
             self._admission.free_place(tool.lane)
             tool.meters.inflight.dec()
@@ -269,11 +348,11 @@ class Executor:
             if not future.cancelled():
                 future.exception()  # nobody else will look at it
 
-        self._strays.add(execution)
-        execution.add_done_callback(ended)
+        self._strays.add(running)
+        running.add_done_callback(ended)
         context.give_up()
-        if isinstance(execution, asyncio.Task):
-            execution.cancel()
+        if isinstance(running, asyncio.Task):
+            running.cancel()
 
     def _unknown(self, name: str, who: Identity) -> str:
         names = self._registry.names(who.tenant)
@@ -282,9 +361,40 @@ class Executor:
         return f"There is no tool named {name[:64]!r}. There are: {known}{more}."
 
 
-def _found(tool: Registered, call: Call, kept: Kept) -> Outcome:
-    tool.stats.cache_hits += 1
-    tool.meters.cached[kept.tier].inc()
+def _abandon(work: _Work) -> None:
+    if work.abandoned is not None and not work.abandoned.done():
+        work.abandoned.set_result(None)
+
+
+def _tell_circuit(tool: Registered, answer: Shown | Failed) -> None:
+    if isinstance(answer, Failed) and answer.broken:
+        tool.circuit.failed(timeout=answer.reason == "TOOL_TIMEOUT")
+    else:
+        tool.circuit.succeeded()
+
+
+def _outcome(
+    call: Call, answer: Shown | Failed, *, queue_seconds: float, execution_seconds: float
+) -> Outcome:
+    if isinstance(answer, Shown):
+        return Outcome(
+            call=call,
+            text=answer.text,
+            data=answer.data,
+            queue_seconds=queue_seconds,
+            execution_seconds=execution_seconds,
+        )
+    return Outcome(
+        call=call,
+        text=answer.words,
+        reason=answer.reason,
+        in_doubt=answer.in_doubt,
+        queue_seconds=queue_seconds,
+        execution_seconds=execution_seconds,
+    )
+
+
+def _found(call: Call, kept: Kept) -> Outcome:
     return Outcome(
         call=call,
         text=kept.shown.text,
@@ -293,80 +403,3 @@ def _found(tool: Registered, call: Call, kept: Kept) -> Outcome:
         cache_tier=kept.tier,
         age=kept.age,
     )
-
-
-def _may_have_changed_something(tool: Registered) -> bool:
-    return tool.definition.effect is Effect.WRITE and not tool.definition.idempotent
-
-
-def _taken(tool: Registered, execution: "asyncio.Future[Shown | _Failed]") -> Shown | _Failed:
-    if execution.cancelled():
-        # Not by us: something inside the tool was cancelled and it let that out.
-        return _failure(tool, asyncio.CancelledError())
-    return execution.result()
-
-
-def _in_task(
-    tool: Registered, arguments: dict[str, Any], context: ToolContext
-) -> "asyncio.Future[Shown | _Failed]":
-    async def work() -> Shown | _Failed:
-        try:
-            return output.show(await tool.definition.function(arguments, context))  # type: ignore[misc] # an async function, as `blocking` says
-        except (Exception, SystemExit) as error:
-            # The boundary to code of others: whatever it raises is its failure alone.
-            return _failure(tool, error)
-
-    return asyncio.get_running_loop().create_task(work(), name=f"tool-{tool.definition.name}")
-
-
-def _in_thread(
-    tool: Registered, arguments: dict[str, Any], context: ToolContext
-) -> "asyncio.Future[Shown | _Failed]":
-    """A thread of its own, and not one of a pool: a daemon that never ends hinders no exit.
-
-    Their number is bounded by the places of the tool's lane.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Shown | _Failed] = loop.create_future()
-    variables = contextvars.copy_context()
-    function: Callable[..., Result] = tool.definition.function  # type: ignore[assignment] # not an async one, as `blocking` says
-
-    def deliver(answer: Shown | _Failed) -> None:
-        if not future.done():
-            future.set_result(answer)
-
-    def work() -> None:
-        try:
-            answer: Shown | _Failed = output.show(variables.run(function, arguments, context))
-        except BaseException as error:
-            # The top of a thread, and the boundary to code of others.
-            answer = _failure(tool, error)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-            loop.call_soon_threadsafe(deliver, answer)
-
-    threading.Thread(target=work, name=f"tool-{tool.definition.name}", daemon=True).start()
-    return future
-
-
-def _failure(tool: Registered, error: BaseException) -> _Failed:
-    if isinstance(error, ToolFailure):
-        return _Failed(error.reason, error.message[:_MAX_WORDS])
-    name = tool.definition.name
-    if isinstance(error, OutcomeUnknown):
-        return _Failed(
-            "TOOL_OUTCOME_UNKNOWN",
-            f"Whether {name} did what it was asked to is not known.",
-            in_doubt=_may_have_changed_something(tool),
-        )
-    error_id = secrets.token_hex(6)
-    frames = traceback.extract_tb(error.__traceback__)[-_FRAMES:]
-    log.warning(
-        "tool_failed",
-        tool=name,
-        error_id=error_id,
-        error=type(error).__name__,
-        where=[f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
-    )
-    if isinstance(error, NotShowable):
-        return _Failed("TOOL_FAILED", f"The tool {name} gave a result that cannot be shown.")
-    return _Failed("TOOL_FAILED", f"The tool {name} failed unexpectedly (error {error_id}).")

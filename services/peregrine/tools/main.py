@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import structlog
@@ -26,6 +27,7 @@ from peregrine.tools.builtin.knowledge_search import knowledge_search
 from peregrine.tools.definition import Definition
 from peregrine.tools.executor import Executor
 from peregrine.tools.knowledge import Knowledge
+from peregrine.tools.ledger import Ledger
 from peregrine.tools.metrics import ToolMetrics
 from peregrine.tools.reach import ReachSettings, reaching
 from peregrine.tools.registry import Registry
@@ -63,6 +65,13 @@ class Settings(ReachSettings, InnerSettings, PostgresSettings):
         minimum=0,
         help="seconds that a call waits for a place at most; one that would wait longer is refused "
         "at once, so that another worker can take it",
+    )
+    aging_seconds: float = setting(
+        "PEREGRINE_TOOLS_AGING_SECONDS",
+        default=0.5,
+        minimum=0,
+        help="seconds after which a waiting call is overdue: while there is one, every fourth "
+        "start is the oldest call's, whatever its priority",
     )
     max_queue: int = setting(
         "PEREGRINE_TOOLS_MAX_QUEUE",
@@ -138,6 +147,7 @@ async def build(
             slots=settings.concurrency,
             max_wait=settings.max_wait_seconds,
             max_queue=settings.max_queue,
+            aging=settings.aging_seconds,
         )
         tools = Registry(admission=admission, metrics=metrics)
         builtin = (
@@ -146,12 +156,15 @@ async def build(
             knowledge_search(knowledge.search, version=knowledge.version),
             *reach.builtin,
         )
-        _register(tools, [*(("", each) for each in builtin), *registry.find(settings.modules)])
+        found = registry.find(settings.modules, entry_points(group=registry.ENTRY_POINTS))
+        _register(tools, [*(("", each) for each in builtin), *found])
+        ledger = Ledger(database=database, registry=metrics_registry)
         executor = Executor(
             registry=tools,
             admission=admission,
             record_metric=telemetry.CustomMetrics(metrics_registry).record,
             results=results,
+            ledger=ledger,
         )
 
         applied = AppliedTools(
@@ -160,7 +173,10 @@ async def build(
             registry=metrics_registry,
         )
         await applied.follow_once()
-        following = asyncio.create_task(applied.follow(), name="tools-applied")
+        background = [
+            asyncio.create_task(applied.follow(), name="tools-applied"),
+            asyncio.create_task(ledger.run(), name="tools-ledger"),
+        ]
 
         async def drain() -> None:
             metrics.drain()
@@ -186,9 +202,10 @@ async def build(
                 registry=metrics_registry,
             )
         finally:
-            following.cancel()
-            await asyncio.wait([following])
             await executor.close()
+            for task in background:
+                task.cancel()
+            await asyncio.wait(background)
 
 
 def run(environ: Mapping[str, str]) -> int:

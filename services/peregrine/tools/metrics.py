@@ -24,6 +24,7 @@ class ToolMeters:
         "completed",
         "execution",
         "inflight",
+        "refused",
         "requests",
         "shed",
         "started",
@@ -35,6 +36,7 @@ class ToolMeters:
         self.started = metrics.started.labels(tool, pool)
         self.completed = metrics.completed.labels(tool, pool)
         self.shed = metrics.shed.labels(tool, pool)
+        self.refused = metrics.refused.labels(tool, pool)
         self.execution = metrics.execution.labels(tool, pool)
         self.wait = metrics.wait.labels(tool, pool)
         self.inflight = metrics.inflight.labels(tool, pool)
@@ -65,6 +67,18 @@ class ToolMetrics:
         self.shed = Counter(
             "peregrine_tool_shed_total",
             "Calls refused because the queue was too long",
+            _LABELS,
+            registry=registry,
+        )
+        self.refused = Counter(
+            "peregrine_tool_circuit_refused_total",
+            "Calls that were not made because the tool keeps failing",
+            _LABELS,
+            registry=registry,
+        )
+        self._circuits = Gauge(
+            "peregrine_tool_circuit_open",
+            "Tools of this name that are left alone because they keep failing",
             _LABELS,
             registry=registry,
         )
@@ -124,9 +138,13 @@ class ToolMetrics:
         )
         self._draining.labels(pool).set(0)
 
-    def of_tool(self, tool: str, queued: Callable[[], int]) -> ToolMeters:
-        """The metrics of `tool`, present from now on. The queue's depth is read when scraped."""
+    def of_tool(
+        self, tool: str, *, queued: Callable[[], int], broken: Callable[[], int]
+    ) -> ToolMeters:
+        """The metrics of `tool`, present from now on; what waits and what is broken is read when
+        scraped."""
         self.queue_depth.labels(tool, self._pool).set_function(queued)
+        self._circuits.labels(tool, self._pool).set_function(broken)
         return ToolMeters(self, tool, self._pool)
 
     def unstored(self, reason: str) -> None:

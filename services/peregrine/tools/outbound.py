@@ -28,7 +28,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from peregrine.kit.settings import Secret
 from peregrine.tools import bodies, egress, guard
-from peregrine.tools.definition import ToolFailure
+from peregrine.tools.definition import ToolFailure, TransientFailure
 from peregrine.tools.egress import Rules, Target
 from peregrine.tools.guard import Connect, Guard, Resolve
 
@@ -50,15 +50,23 @@ _OURS = {
 _CONNECT_SHARE = 0.9
 
 
-class NothingSent(ToolFailure):
+class Refused(ToolFailure):
+    """The request may not leave, now or later."""
+
+    nothing_done = True
+
+
+class NothingSent(TransientFailure):
     """The request has not left: nothing can have happened."""
 
+    nothing_done = True
 
-class AnswerLost(ToolFailure):
+
+class AnswerLost(TransientFailure):
     """The request may have left, and its answer did not arrive whole."""
 
 
-class Later(ToolFailure):
+class Later(TransientFailure):
     """The server refused for now."""
 
 
@@ -155,7 +163,7 @@ class Outbound:
           timeout: seconds for all of it, redirects and the last byte included.
 
         Raises:
-          NothingSent: EGRESS_REFUSED, HOST_UNREACHABLE. AnswerLost: HTTP_TIMEOUT,
+          Refused: EGRESS_REFUSED. NothingSent: HOST_UNREACHABLE. AnswerLost: HTTP_TIMEOUT,
             CONNECTION_BROKEN.
           ToolFailure: HTTP_STATUS, TOO_MANY_REDIRECTS, RESPONSE_TOO_LARGE, CONTENT_REFUSED.
         """
@@ -175,7 +183,7 @@ class Outbound:
         try:
             origin = egress.parse(url).origin
             await self._attempt(Request(url=f"{origin}/", method="HEAD"), timeout)
-        except (NothingSent, AnswerLost, egress.Refused):
+        except (Refused, NothingSent, AnswerLost, egress.Refused):
             return False
         except ToolFailure:
             pass  # an answer of whatever kind came over a connection
@@ -186,7 +194,7 @@ class Outbound:
             async with asyncio.timeout(limit):
                 return await self._follow(request, limit)
         except egress.Refused as refusal:
-            raise NothingSent(str(refusal), reason="EGRESS_REFUSED") from None
+            raise Refused(str(refusal), reason="EGRESS_REFUSED") from None
         except (httpcore.ConnectTimeout, httpcore.PoolTimeout):
             raise NothingSent(
                 "No connection was made in time.", reason="HOST_UNREACHABLE"

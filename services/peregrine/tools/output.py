@@ -4,12 +4,13 @@ A result that is too long for a model is cut with a note that says so, because t
 answer is worth more than an error. Data that is too large is left out; the cut text stands for it.
 """
 
-from collections.abc import Mapping
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
-from peregrine.tools.definition import Output, Result
+from peregrine.tools.definition import Output
 
 MAX_BYTES = 1024 * 1024
 
@@ -22,25 +23,31 @@ class NotShowable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """`data` is JSON, empty when there is none. `cut`: not all of it is here."""
+    """`data` is JSON, empty when there is none. `cut`: not all of it is here. `private` and `ttl`
+    as the tool's `Output` said."""
 
     text: str
     data: bytes = b""
     cut: bool = False
+    private: bool = False
+    ttl: float | None = None
 
 
-def show(result: Result) -> Shown:
+def show(result: Any) -> Shown:
     """Raises `NotShowable`."""
     if isinstance(result, str):
         return _within(result, b"")
     if isinstance(result, Output):
         if not isinstance(result.text, str):
             raise NotShowable(type(result.text).__name__)
-        return _within(result.text, b"" if result.data is None else _json(result.data))
-    if isinstance(result, Mapping | list):
-        data = _json(result)
-        return _within(data.decode(), data)
-    raise NotShowable(type(result).__name__)
+        shown = _within(result.text, b"" if result.data is None else _json(result.data))
+        if result.private or result.ttl is not None:
+            return dataclasses.replace(shown, private=result.private, ttl=result.ttl)
+        return shown
+    if hasattr(result, "model_dump"):  # of pydantic
+        result = result.model_dump(mode="json")
+    data = _json(result)
+    return _within(data.decode(), data)
 
 
 def _json(data: object) -> bytes:

@@ -1,7 +1,8 @@
 """The tools of a worker, each with all that one call of it needs, made once.
 
-Built-in tools come with Peregrine; others are found in Python modules that a setting names: every
-`Definition` that stands in such a module is a tool. These are the same for everybody. A tenant sees
+Built-in tools come with Peregrine; others are found in Python modules that a setting names, and in
+installed packages with an entry point of the group `peregrine.tools`: every `Definition` that
+stands in such a module is a tool. These are the same for everybody. A tenant sees
 the tools it applied beside them, and nobody else does; where a name is taken already, the tool that
 was there first stays.
 
@@ -13,15 +14,23 @@ import importlib
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from types import ModuleType
+
+import structlog
 
 from peregrine.api.tools.v1 import tools_pb2
 from peregrine.kit.errors import StartRefused
 from peregrine.tools.admission import Admission, Lane
 from peregrine.tools.arguments import Check
+from peregrine.tools.circuit import Circuit
 from peregrine.tools.definition import Definition
 from peregrine.tools.metrics import ToolMeters, ToolMetrics
 from peregrine.tools.stats import ToolStats
+
+ENTRY_POINTS = "peregrine.tools"
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +46,14 @@ class Registered:
     lane: Lane
     meters: ToolMeters
     stats: ToolStats
+    circuit: Circuit
     blocking: bool
     listing: tools_pb2.RegisteredTool | None = None
+
+    @property
+    def disabled(self) -> str:
+        """Why it cannot be called, empty when it can."""
+        return "" if self.listing is None else self.listing.disabled_reason
 
 
 class Registry:
@@ -49,7 +64,8 @@ class Registry:
         self._metrics = metrics
         self._tools: dict[str, Registered] = {}
         self._applied: dict[str, dict[str, Registered]] = {}
-        self._meters: dict[str, tuple[ToolMeters, list[Lane]]] = {}
+        # By name: the tools of that name, which share their metrics.
+        self._meters: dict[str, tuple[ToolMeters, list[Registered]]] = {}
         self._leaving: list[Lane] = []
 
     def register(self, definition: Definition, *, origin: str = "") -> Registered:
@@ -86,7 +102,7 @@ class Registry:
             return
         if not self._applied[tenant]:
             del self._applied[tenant]
-        self._meters[name][1].remove(tool.lane)
+        self._meters[name][1].remove(tool)
         self._leaving.append(tool.lane)
         self._close_lanes()
 
@@ -137,43 +153,72 @@ class Registry:
             lane = self._admission.open_lane(definition.max_concurrency)
         else:
             lane = before.lane
-            lane.concurrency = definition.max_concurrency
+            self._admission.resize(lane, definition.max_concurrency)
         if name not in self._meters:
-            lanes: list[Lane] = []
-            meters = self._metrics.of_tool(name, lambda: sum(each.queued for each in lanes))
-            self._meters[name] = meters, lanes
-        meters, lanes = self._meters[name]
-        if lane not in lanes:
-            lanes.append(lane)
-        return Registered(
+            namesakes: list[Registered] = []
+            meters = self._metrics.of_tool(
+                name,
+                queued=lambda: sum(each.lane.queued for each in namesakes),
+                broken=lambda: sum(each.circuit.open for each in namesakes),
+            )
+            self._meters[name] = meters, namesakes
+        meters, namesakes = self._meters[name]
+        tool = Registered(
             definition=definition,
             origin=origin,
             check=check,
             lane=lane,
             meters=meters,
             stats=ToolStats() if before is None else before.stats,
+            circuit=Circuit(),
             blocking=not inspect.iscoroutinefunction(definition.function),
             listing=listing,
         )
+        namesakes[:] = [each for each in namesakes if each is not before] + [tool]
+        return tool
 
 
-def find(modules: Iterable[str]) -> Iterator[tuple[str, Definition]]:
-    """The tools of Python modules, as ("module:attribute", definition).
+def find(
+    modules: Iterable[str], entry_points: Iterable[EntryPoint] = ()
+) -> Iterator[tuple[str, Definition]]:
+    """The tools of Python modules and of installed packages, as ("module:attribute", definition).
+
+    An entry point names a module or one tool in it. A package whose entry point cannot be loaded is
+    left out and logged: it may have come along with another one, and nobody here asked for it.
 
     Raises:
-      StartRefused: a module cannot be imported, or has no tool.
+      StartRefused: a module that a setting names cannot be imported, or has no tool.
     """
+    seen: set[str] = set()
     for name in modules:
-        found = [
-            (f"{name}:{attribute}", value)
-            for attribute, value in vars(_imported(name)).items()
-            if isinstance(value, Definition)
-        ]
+        found = dict(_tools_of(name, _imported(name)))
         if not found:
             raise StartRefused(
                 f"PEREGRINE_TOOLS_MODULES names {name!r}, which has no function under @tool"
             )
-        yield from found
+        seen |= found.keys()
+        yield from found.items()
+    for entry in entry_points:
+        try:
+            loaded = entry.load()
+        except Exception as error:
+            # The boundary to packages of others: whatever their import raises is their failure.
+            log.error("entry_point_broken", entry=entry.name, error=type(error).__name__)
+            continue
+        if isinstance(loaded, Definition):
+            found = {f"{entry.module}:{entry.attr}": loaded}
+        else:
+            found = dict(_tools_of(entry.module, loaded))
+        if not found:
+            log.error("entry_point_broken", entry=entry.name, error="there is no tool in it")
+        yield from ((origin, tool) for origin, tool in found.items() if origin not in seen)
+        seen |= found.keys()
+
+
+def _tools_of(name: str, module: object) -> Iterator[tuple[str, Definition]]:
+    for attribute, value in vars(module).items():
+        if isinstance(value, Definition):
+            yield f"{name}:{attribute}", value
 
 
 def _imported(name: str) -> ModuleType:

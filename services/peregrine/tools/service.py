@@ -14,8 +14,10 @@ from peregrine.kit.errors import FailedPrecondition, InvalidArgument, ResourceEx
 from peregrine.tools import contract, declared
 from peregrine.tools.admission import Admission
 from peregrine.tools.applied import AppliedTools
+from peregrine.tools.calls import Call, Outcome
 from peregrine.tools.declared import Violations
-from peregrine.tools.executor import Call, Executor, Outcome
+from peregrine.tools.executor import Executor
+from peregrine.tools.ledger import MAX_KEY
 from peregrine.tools.registry import Registry
 
 MAX_CALLS = 64
@@ -158,8 +160,13 @@ class ToolService(tools_pb2_grpc.ToolServiceServicer):
             result = contract.result(outcome)
         except ResourceExhausted as refusal:
             # One call of several that found no place fails alone.
-            outcome = Outcome(call=call, reason=refusal.reason, text=refusal.message)
-            result = contract.result(outcome, retry_after=refusal.retry_after)
+            outcome = Outcome(
+                call=call,
+                reason=refusal.reason,
+                text=refusal.message,
+                retry_after=refusal.retry_after,
+            )
+            result = contract.result(outcome)
         finished.put_nowait(result)
 
 
@@ -178,6 +185,8 @@ def _call(message: tools_pb2.ToolCall, field: str) -> Call:
         raise _invalid(f"{field}.tool", "is empty")
     if not -_MAX_PRIORITY <= message.priority <= _MAX_PRIORITY:
         raise _invalid(f"{field}.priority", "is not between -100 and 100")
+    if len(message.idempotency_key) > MAX_KEY or "\x00" in message.idempotency_key:
+        raise _invalid(f"{field}.idempotency_key", f"is longer than {MAX_KEY} characters")
     timeout = None
     if message.HasField("timeout"):
         timeout = message.timeout.seconds + message.timeout.nanos / 1e9

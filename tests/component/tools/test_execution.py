@@ -255,7 +255,7 @@ async def test_a_write_that_may_have_happened_is_in_doubt(
 ) -> None:
     for tool, arguments, expected in DOUBTFUL_WRITES:
         with subtests.test(tool=repr(tool)[:60]):
-            result = await worker.execute(tool, arguments, idempotency_key="k")
+            result = await worker.execute(tool, arguments, idempotency_key=f"k {tool}")
             assert result.status == tools_pb2.TOOL_STATUS_IN_DOUBT
             assert result.error.reason == expected
 

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from peregrine.kit.settings import Secret
 from peregrine.tools import egress, guard, outbound
 from peregrine.tools.definition import ToolFailure
-from peregrine.tools.outbound import AnswerLost, NothingSent, Outbound, Request
+from peregrine.tools.outbound import AnswerLost, NothingSent, Outbound, Refused, Request
 from tests.component.tools.unruly import Unruly, unruly
 from tests.unit.tools.test_egress import cases
 
@@ -160,7 +160,7 @@ async def test_the_corpus_opens_no_socket(client: Client, wire: Wire) -> None:
     async with client() as http:
         for url in NOT_OPEN:
             failed = await failure(http, url)
-            assert (failed.reason, type(failed)) == ("EGRESS_REFUSED", NothingSent), url
+            assert (failed.reason, type(failed)) == ("EGRESS_REFUSED", Refused), url
     assert wire.opened == []
 
 

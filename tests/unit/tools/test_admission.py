@@ -143,6 +143,82 @@ async def test_what_keeps_its_place_gives_back_the_slot() -> None:
     assert (gate.in_flight, stuck.in_flight) == (0, 0)
 
 
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_a_flood_of_important_calls_starves_nobody() -> None:
+    clock = Clock()
+    gate = Admission(slots=1, max_wait=60, max_queue=100, aging=0.5, clock=clock)
+    lane = gate.open_lane(10)
+    await gate.enter(lane)
+    low = await queued(gate, lane, -100)
+    started = 0
+    waiting = [await queued(gate, lane, 100)]
+    while not low.done():
+        waiting.append(await queued(gate, lane, 100))
+        clock.now += 0.1
+        gate.leave(lane)
+        await turn_of_the_loop()
+        started += 1
+    # Five starts until it is overdue, and then the fourth is its own.
+    assert started == 8
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.integers(1, 3),
+    st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    st.lists(
+        st.tuples(st.integers(0, 2), st.integers(-3, 3), st.integers(0, 3)),
+        min_size=1,
+        max_size=40,
+    ),
+)
+def test_nobody_is_passed_by_one_that_came_later_and_is_no_more_important(
+    slots: int, lanes: list[int], calls: list[tuple[int, int, int]]
+) -> None:
+    async def scenario() -> None:
+        clock = Clock()
+        gate = Admission(slots=slots, max_wait=1e6, max_queue=100, aging=1.0, clock=clock)
+        opened = [gate.open_lane(concurrency) for concurrency in lanes]
+        running: list[Lane] = []
+        waiting: dict[int, tuple[Lane, int]] = {}
+
+        async def one(number: int, lane: Lane, priority: int) -> None:
+            waiting[number] = lane, priority
+            await gate.enter(lane, priority=priority)
+            del waiting[number]
+            for other, (where, importance) in waiting.items():
+                could_run = where.in_flight < where.concurrency or where is lane
+                assert not (could_run and other < number and importance >= priority)
+            running.append(lane)
+
+        tasks = []
+        for number, (which, priority, ended) in enumerate(calls):
+            lane = opened[which % len(opened)]
+            tasks.append(asyncio.create_task(one(number, lane, priority)))
+            await turn_of_the_loop()
+            clock.now += 0.3
+            for _ in range(ended):
+                if running:
+                    gate.leave(running.pop(0))
+                    await turn_of_the_loop()
+        while running:
+            gate.leave(running.pop(0))
+            await turn_of_the_loop()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(scenario())
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(1, 4),

@@ -9,8 +9,6 @@ import pytest
 
 from peregrine.api.common.v1 import common_pb2
 from peregrine.api.tools.v1 import tools_pb2
-from peregrine.kit import context as call_context
-from peregrine.kit.context import RetryBudget
 from peregrine.kit.settings import Problem, Secret, SettingsError
 from peregrine.tools import declared
 from peregrine.tools.definition import (
@@ -20,6 +18,7 @@ from peregrine.tools.definition import (
     Output,
     ToolContext,
     ToolFailure,
+    TransientFailure,
 )
 from peregrine.tools.outbound import Answer, AnswerLost, Later, NothingSent, Request
 
@@ -160,7 +159,9 @@ def made(outside: Outside, secret: Callable[[str], Secret] = Secret, **changes: 
 
 
 async def run(definition: Definition, context: ToolContext | None = None, **given: Any) -> Output:
-    return await definition.function(given, context or context_of())  # type: ignore[misc,return-value] # a declared tool's
+    output = await definition.function(given, context or context_of())
+    assert isinstance(output, Output)
+    return output
 
 
 async def test_a_request_is_sent_as_it_was_declared() -> None:
@@ -193,35 +194,13 @@ def broken() -> AnswerLost:
     return AnswerLost("gone", reason="CONNECTION_BROKEN")
 
 
-@pytest.mark.parametrize(
-    "passing", [broken(), Later("x", reason="HTTP_STATUS"), NothingSent("x", reason="X")]
-)
-async def test_what_may_pass_is_tried_again_within_the_retries(passing: Exception) -> None:
-    outside = Outside(passing, passing, "1")
-    assert (await run(made(outside, retries=2), id="1")).data == 1
-    outside = Outside(passing, passing, "1")
-    with pytest.raises(ToolFailure):
-        await run(made(outside, retries=1), id="1")
-    assert len(outside.requests) == 2
-
-
-async def test_what_will_not_pass_is_not_tried_again() -> None:
-    for lasting in (
-        ToolFailure("404", reason="HTTP_STATUS"),
-        NothingSent("private", reason="EGRESS_REFUSED"),
-    ):
-        outside = Outside(lasting, "1")
-        with pytest.raises(ToolFailure):
-            await run(made(outside, retries=5), id="1")
+async def test_how_often_it_may_be_tried_again_is_part_of_the_tool() -> None:
+    assert made(Outside(), retries=2).retries == 2
+    for passing in (broken(), Later("x", reason="HTTP_STATUS"), NothingSent("x", reason="X")):
+        outside = Outside(passing)
+        with pytest.raises(TransientFailure):
+            await run(made(outside, retries=2), id="1")
         assert len(outside.requests) == 1
-
-
-async def test_tries_come_out_of_the_budget_of_the_run() -> None:
-    outside = Outside(broken(), broken(), "1")
-    budget = RetryBudget(1)
-    with call_context.bind(retries=budget), pytest.raises(AnswerLost):
-        await run(made(outside, retries=5), id="1")
-    assert len(outside.requests) == 2 and budget.remaining == 0
 
 
 async def test_a_change_whose_answer_is_lost_is_in_doubt_and_not_sent_again() -> None:
@@ -271,10 +250,3 @@ async def test_a_tool_whose_setting_is_missing_is_off() -> None:
     full = declared.normal(tool(http={"url": "${BASE_URL}/x?q={q}"}))
     unset = {"BASE_URL": ""}
     assert declared.disabled(full, variables=unset) == "BASE_URL is not set"
-    outside = Outside()
-    definition = declared.definition(
-        full, version=1, fetch=outside.fetch, secret=Secret, variables=unset
-    )
-    with pytest.raises(ToolFailure) as caught:
-        await run(definition, id="1")
-    assert caught.value.reason == "TOOL_DISABLED"

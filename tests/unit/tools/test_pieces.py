@@ -79,6 +79,8 @@ def test_what_is_no_schema_is_refused_at_once() -> None:
         (Output("text", 0), Shown("text", b"0")),
         ({"a": [1]}, Shown('{"a":[1]}', b'{"a":[1]}')),
         ([], Shown("[]", b"[]")),
+        (5, Shown("5", b"5")),
+        (None, Shown("null", b"null")),
         ("", Shown("")),
     ],
 )
@@ -88,7 +90,7 @@ def test_a_result_is_shown_as_text_and_data(result: Any, shown: Shown) -> None:
 
 @pytest.mark.parametrize(
     "result",
-    [None, 5, {"x": object()}, Output(5), "\ud800", {"x": "\ud800"}],  # type: ignore[arg-type] # what a careless tool gives
+    [object(), {"x": object()}, Output(5), "\ud800", {"x": "\ud800"}],  # type: ignore[arg-type] # what a careless tool gives
 )
 def test_what_is_neither_text_nor_json_is_refused(result: Any) -> None:
     with pytest.raises(NotShowable):

@@ -203,7 +203,7 @@ class ToolCall(_message.Message):
     def __init__(self, call_id: _Optional[str] = ..., tool: _Optional[str] = ..., arguments: _Optional[_Union[_common_pb2.Json, _Mapping]] = ..., priority: _Optional[int] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., idempotency_key: _Optional[str] = ..., agent_id: _Optional[str] = ...) -> None: ...
 
 class ToolResult(_message.Message):
-    __slots__ = ("call_id", "tool", "status", "content", "structured_content", "error", "execution_time", "queue_time", "cache_tier", "age", "stale")
+    __slots__ = ("call_id", "tool", "status", "content", "structured_content", "error", "execution_time", "queue_time", "cache_tier", "age", "stale", "replayed")
     CALL_ID_FIELD_NUMBER: _ClassVar[int]
     TOOL_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
@@ -215,6 +215,7 @@ class ToolResult(_message.Message):
     CACHE_TIER_FIELD_NUMBER: _ClassVar[int]
     AGE_FIELD_NUMBER: _ClassVar[int]
     STALE_FIELD_NUMBER: _ClassVar[int]
+    REPLAYED_FIELD_NUMBER: _ClassVar[int]
     call_id: str
     tool: str
     status: ToolStatus
@@ -226,7 +227,8 @@ class ToolResult(_message.Message):
     cache_tier: CacheTier
     age: _duration_pb2.Duration
     stale: bool
-    def __init__(self, call_id: _Optional[str] = ..., tool: _Optional[str] = ..., status: _Optional[_Union[ToolStatus, str]] = ..., content: _Optional[_Iterable[_Union[_common_pb2.ContentBlock, _Mapping]]] = ..., structured_content: _Optional[_Union[_common_pb2.Json, _Mapping]] = ..., error: _Optional[_Union[_common_pb2.Error, _Mapping]] = ..., execution_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., queue_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., cache_tier: _Optional[_Union[CacheTier, str]] = ..., age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., stale: _Optional[bool] = ...) -> None: ...
+    replayed: bool
+    def __init__(self, call_id: _Optional[str] = ..., tool: _Optional[str] = ..., status: _Optional[_Union[ToolStatus, str]] = ..., content: _Optional[_Iterable[_Union[_common_pb2.ContentBlock, _Mapping]]] = ..., structured_content: _Optional[_Union[_common_pb2.Json, _Mapping]] = ..., error: _Optional[_Union[_common_pb2.Error, _Mapping]] = ..., execution_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., queue_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., cache_tier: _Optional[_Union[CacheTier, str]] = ..., age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., stale: _Optional[bool] = ..., replayed: _Optional[bool] = ...) -> None: ...
 
 class ExecuteToolRequest(_message.Message):
     __slots__ = ("call",)

@@ -77,9 +77,15 @@ class ToolServiceServicer:
     """
 
     def ExecuteTool(self, request, context):
-        """Runs one tool call and waits for its result. Idempotent for tools that are; a WRITE is run at most once per
-        idempotency_key. A failing tool is a result (ToolResult.error), not an RPC error: so is an unknown tool
-        (TOOL_NOT_FOUND), arguments against the schema (ARGUMENTS_INVALID), a timeout (TOOL_TIMEOUT).
+        """Runs one tool call and waits for its result. Idempotent for tools that are. A WRITE is run at most once per
+        idempotency_key (of the same user, within 24 h): a repeated call gets the first outcome (ToolResult.replayed), waits
+        for it while it is under way, or gets IN_DOUBT (TOOL_OUTCOME_UNKNOWN) when the worker that ran it was lost; only a
+        tool that declares itself idempotent is then run again. Cancelling a WRITE gives it a second to end.
+        A failing tool is a result (ToolResult.error), not an RPC error: so is an unknown tool (TOOL_NOT_FOUND), one that is
+        off (TOOL_DISABLED), arguments against the schema (ARGUMENTS_INVALID), a timeout (TOOL_TIMEOUT), a tool that is left
+        alone for some seconds because it keeps failing (TOOL_UNAVAILABLE), a WRITE that was cancelled (TOOL_CANCELLED) or not
+        begun because it could not be recorded (LEDGER_UNAVAILABLE), a key that was used for another call
+        (IDEMPOTENCY_KEY_REUSED).
         INVALID_ARGUMENT / REQUEST_INVALID: no call, or no tool name. RESOURCE_EXHAUSTED / TOOLS_OVERLOADED with RetryInfo: the
         worker's queue is too long for the deadline; another worker may have room.
         """
