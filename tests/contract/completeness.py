@@ -3,14 +3,22 @@
 import ast
 import importlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 
 from google.protobuf.descriptor import FileDescriptor
 
-from tests.contract.repository import SERVICES, Module
+from tests.contract.repository import Module
 
-APIS = ("orchestrator", "llm_gateway", "tools", "cache", "memory")
+# Where the servicers of each API are.
+APIS: Mapping[str, str] = {
+    "orchestrator": "orchestrator.service",
+    "identity": "orchestrator.identity",
+    "llm_gateway": "llm_gateway.service",
+    "tools": "tools.service",
+    "cache": "cache.service",
+    "memory": "memory.service",
+}
 
 
 def rpcs(file: FileDescriptor) -> set[str]:
@@ -57,13 +65,11 @@ def declared() -> set[str]:
 
 
 def implemented() -> set[str]:
-    """What the servicers in `peregrine.<service>.service` override."""
+    """What the servicers override."""
     found: set[str] = set()
-    for name in APIS:
-        if not (SERVICES / "peregrine" / name / "service.py").exists():
-            continue
+    for name, home in APIS.items():
         generated = importlib.import_module(f"peregrine.api.{name}.v1.{name}_pb2_grpc")
-        service = importlib.import_module(f"peregrine.{name}.service")
+        service = importlib.import_module(f"peregrine.{home}")
         found |= overridden(service, generated)
     return found
 

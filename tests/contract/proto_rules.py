@@ -23,6 +23,8 @@ WITHOUT_REQUEST_ID: Mapping[str, str] = {
     "LlmService/CancelGeneration": "cancelling again leaves a cancelled generation as it is",
     "ToolService/ExecuteTool": "each call carries an idempotency_key",
     "ToolService/ExecuteTools": "each call carries an idempotency_key",
+    "IdentityService/ExchangeCredential": "changes nothing",
+    "IdentityService/RevokeApiKey": "a key that is revoked stays revoked",
     "CacheService/Set": "the same entry again is the same entry; a fill is fenced by its token",
     "CacheService/GetOrLease": "a lease that nobody uses ends by itself",
     "CacheService/ReleaseLease": "named by the fencing token",
@@ -39,6 +41,8 @@ NOT_A_SECRET: Mapping[str, str] = {
     "page_token": "an opaque position in a list",
     "next_page_token": "an opaque position in a list",
     "fencing_token": "a number that grows",
+    "identity_token": "what a credential is exchanged for: the answer is the only place for it",
+    "credential": "an API key that was just made, shown once; the answer is the only place for it",
     "secret_headers": "header names to names of secrets",
     "secret_environment": "variable names to names of secrets",
 }

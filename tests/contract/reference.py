@@ -41,6 +41,7 @@ seconds, sizes bytes."""
 # What services have in common is told once, and first.
 SHARED = {
     "ServeSettings": "Every service",
+    "InnerSettings": "Services that others call by gRPC",
     "PostgresSettings": "Services with tables",
     "RedisSettings": "Services with logs",
 }
@@ -94,7 +95,16 @@ def settings_page() -> str:
         if cls not in SHARED and whole in parts_of_others:
             continue
         rows = settings.describe(whole)
-        own = [row for row in rows if cls in SHARED or _differs(row, shared)]
+        if cls in SHARED:
+            inherited = {
+                row.variable
+                for base in whole.__mro__[1:]
+                if base.__name__ in SHARED
+                for row in settings.describe(base)
+            }
+            own = [row for row in rows if row.variable not in inherited]
+        else:
+            own = [row for row in rows if _differs(row, shared)]
         if own:
             parts += [f"## {SHARED.get(cls) or _title(name)}", _table(own)]
     return "\n\n".join(parts) + "\n"

@@ -3,6 +3,9 @@
 `in_process` runs them on the test's own loop, with the simulator beside them. `processes` runs
 orchestrators (which a test may kill or freeze) as processes of their own, around the same
 neighbours. Both take a migrated database and a Redis URL.
+
+With `identity=True`, or `PEREGRINE_TEST_IDENTITY=on`, everything runs with identity on:
+callers show an API key of the user that they are without it, services what they signed.
 """
 
 import contextlib
@@ -17,14 +20,20 @@ import grpc.aio
 
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.api.orchestrator.v1 import orchestrator_pb2_grpc as rpc
+from peregrine.kit import context
+from peregrine.kit.channel import ChannelPool
+from peregrine.kit.context import Identity
+from peregrine.kit.postgres import Database
 from peregrine.kit.serve import Server
 from peregrine.kit.settings import load
 from peregrine.llm_gateway import main as llm_gateway
 from peregrine.local.processes import Child, Children
 from peregrine.memory import main as memory
+from peregrine.orchestrator import credentials, keys
 from peregrine.orchestrator import main as orchestrator
 from peregrine.simulator.main import Simulator, SimulatorSettings
 from peregrine.tools import main as tools
+from tests.support import identity as identities
 from tests.support.eventually import eventually
 from tests.support.ports import free_port
 
@@ -50,6 +59,8 @@ class Stack:
     simulator: Simulator
     environ: dict[str, str]
     orchestrators: list[Orchestrator] = field(default_factory=list)
+    credential: str = ""
+    """The API key that its clients show; empty where identity is off."""
 
     @property
     def first(self) -> Orchestrator:
@@ -107,6 +118,7 @@ async def neighbours(
     first_token: float = 0.0,
     tokens_per_second: float = 0.0,
     environ: Mapping[str, str] = os.environ,
+    identity: bool | None = None,
 ) -> AsyncIterator[Stack]:
     """The simulator and every service but the orchestrator."""
     settings = SimulatorSettings(
@@ -118,7 +130,6 @@ async def neighbours(
     async with contextlib.AsyncExitStack() as stack:
         simulator = await stack.enter_async_context(Simulator.running(settings))
         shared = dict(environ) | {
-            "PEREGRINE_AUTH_REQUIRED": "false",
             "PEREGRINE_LISTEN": "127.0.0.1:0",
             "PEREGRINE_METRICS_PORT": "0",
             "PEREGRINE_POSTGRES_DSN": dsn,
@@ -130,6 +141,13 @@ async def neighbours(
             "PEREGRINE_HANDOVER_SECONDS": "0.2",
         }
         shared.pop("ANTHROPIC_API_KEY", None)
+        credential = ""
+        if identities.asked_for() if identity is None else identity:
+            shared |= identities.ON
+            shared["PEREGRINE_SECRET_BOOTSTRAP_API_KEY"] = identities.BOOTSTRAP
+            credential = await new_key(dsn, context.LOCAL)
+        else:
+            shared |= identities.OFF
         for name, module in (
             ("MEMORY", memory),
             ("LLM_GATEWAY", llm_gateway),
@@ -138,7 +156,7 @@ async def neighbours(
             server = await stack.enter_async_context(module.build(load(module.Settings, shared)))
             await stack.enter_async_context(_running(server))
             shared[f"PEREGRINE_{name}_TARGET"] = server.address
-        yield Stack(simulator=simulator, environ=shared)
+        yield Stack(simulator=simulator, environ=shared, credential=credential)
 
 
 @asynccontextmanager
@@ -164,7 +182,9 @@ async def in_process(
             server = await stack.enter_async_context(orchestrator.build(settings))
             await stack.enter_async_context(_running(server))
             found.orchestrators.append(
-                await stack.enter_async_context(_client(server.address, server=server))
+                await stack.enter_async_context(
+                    _client(server.address, found.credential, server=server)
+                )
             )
         await found.apply(agent())
         yield found
@@ -207,7 +227,7 @@ async def spawn(children: Children, stack: Stack, log_path: Path) -> AsyncIterat
         env=environ,
         log_path=log_path,
     )
-    async with _client(address, child=child) as client:
+    async with _client(address, stack.credential, child=child) as client:
         await eventually(lambda: _serves(client), timeout=30, what="the orchestrator serves")
         yield client
 
@@ -222,9 +242,9 @@ async def _serves(client: Orchestrator) -> bool:
 
 @asynccontextmanager
 async def _client(
-    address: str, *, server: Server | None = None, child: Child | None = None
+    address: str, credential: str, *, server: Server | None = None, child: Child | None = None
 ) -> AsyncIterator[Orchestrator]:
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with channel_to(address, credential) as channel:
         yield Orchestrator(
             address=address,
             runs=rpc.OrchestratorServiceStub(channel),
@@ -232,6 +252,39 @@ async def _client(
             server=server,
             child=child,
         )
+
+
+def channel_to(address: str, credential: str) -> grpc.aio.Channel:
+    """A channel whose calls show the credential, if there is one."""
+    if not credential:
+        return grpc.aio.insecure_channel(address)
+    return ChannelPool(
+        address,
+        size=1,
+        name="under-test",
+        default_timeout=60.0,
+        metadata=identities.bearer(credential),
+    )
+
+
+async def new_key(dsn: str, who: Identity, *scopes: str, **fields: object) -> str:
+    """An API key, written where the orchestrators look; scope admin by default."""
+    key_id, secret = credentials.new_key()
+    credential = credentials.written(key_id, secret)
+    new = {
+        "key_id": key_id,
+        "identity": who,
+        "name": "of a test",
+        "scopes": scopes or ("admin",),
+        "secret_digest": credentials.digest(credential),
+        "expire_time": None,
+        "created_by": "tests",
+        "request_id": "",
+        "request_digest": b"",
+    }
+    async with await Database.connect(dsn, size=1) as database:
+        await keys.KeyStore(database).insert(keys.NewKey(**(new | fields)))  # type: ignore[arg-type]
+    return credential
 
 
 @asynccontextmanager

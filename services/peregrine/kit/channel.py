@@ -18,7 +18,7 @@ an interceptor that does nothing adds 0.04 ms.
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -48,6 +48,8 @@ class ChannelPool(grpc.aio.Channel):
       default_timeout: seconds for a call that names no timeout.
       idempotent: full names, "/package.Service/Method", of unary methods that may be tried again.
       on_retry: told the method at each further attempt, so that retries can be counted.
+      metadata: further metadata of every call, such as a credential.
+      tls: for a connection that is encrypted.
     """
 
     def __init__(
@@ -59,14 +61,21 @@ class ChannelPool(grpc.aio.Channel):
         default_timeout: float,
         idempotent: frozenset[str] = frozenset(),
         on_retry: Callable[[str], None] | None = None,
+        metadata: Sequence[tuple[str, str]] = (),
+        tls: grpc.ChannelCredentials | None = None,
     ) -> None:
         self.target = target
         self.name = name
         self.default_timeout = default_timeout
         self._idempotent = idempotent
         self._on_retry = on_retry
+        self._metadata = tuple(metadata)
+        options = channel_options(target)
         self._channels = [
-            grpc.aio.insecure_channel(target, options=channel_options(target)) for _ in range(size)
+            grpc.aio.insecure_channel(target, options=options)
+            if tls is None
+            else grpc.aio.secure_channel(target, tls, options=options)
+            for _ in range(size)
         ]
         self._in_flight = [0] * size
         self._landed = [self._landing(index) for index in range(size)]
@@ -178,6 +187,7 @@ class ChannelPool(grpc.aio.Channel):
         in_flight = self._in_flight
         index = in_flight.index(min(in_flight))
         metadata = context.outgoing(context.current())
+        metadata += self._metadata
         if given:
             metadata.extend(given)
         call = calls[index](request, timeout=timeout, metadata=metadata, **options)

@@ -170,10 +170,15 @@ def identity() -> Identity:
     return call.identity
 
 
+def allowed() -> frozenset[str]:
+    """The scopes of the current caller."""
+    call = _current.get()
+    return frozenset() if call is None else call.scopes
+
+
 def allows(scope: str) -> bool:
     """Whether the current caller has a scope."""
-    call = _current.get()
-    return call is not None and scope in call.scopes
+    return scope in allowed()
 
 
 async def renew_proof() -> None:

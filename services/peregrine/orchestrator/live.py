@@ -36,6 +36,7 @@ class LiveRun:
     Args:
       replay: where the run stands; kept up to date.
       remaining: seconds until the deadline of the run.
+      proof: shows other services for whom the run is; None where identity is off.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class LiveRun:
         store: Store,
         upstream: Upstream,
         metrics: Metrics,
+        proof: context.Proof | None,
     ) -> None:
         self.facts = facts
         self.journal = journal
         self._plan = plan
         self._replay = replay
         self._recorder = recorder
+        self._proof = proof
         self._remaining = max(remaining, 0.0)
         self._store = store
         self._metrics = metrics
@@ -78,6 +81,7 @@ class LiveRun:
         """Sets it to work, under a context of its own: the caller's deadline is not the run's."""
         with context.bind(
             identity=self.facts.identity,
+            proof=self._proof,
             timeout=self._remaining,
             run_id=str(self.facts.run_id),
             conversation_id=str(self.facts.conversation_id),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
+from peregrine.api.identity.v1 import identity_pb2, identity_pb2_grpc
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.api.orchestrator.v1 import orchestrator_pb2_grpc as rpc
 from peregrine.kit import redis, serve
@@ -18,14 +19,16 @@ from peregrine.kit.channel import ChannelPool
 from peregrine.kit.eventlog import EventLog
 from peregrine.kit.postgres import Database, check_schema
 from peregrine.kit.settings import (
-    InnerSettings,
     PostgresSettings,
     RedisSettings,
     load,
     setting,
 )
 from peregrine.orchestrator import upstream
+from peregrine.orchestrator.access import AccessSettings, access
 from peregrine.orchestrator.agents import Agents
+from peregrine.orchestrator.identity import IdentityServicer
+from peregrine.orchestrator.keys import KeyStore
 from peregrine.orchestrator.metrics import Metrics
 from peregrine.orchestrator.runs import Runs
 from peregrine.orchestrator.service import AgentServicer, OrchestratorServicer
@@ -37,7 +40,7 @@ _SERVICES = pb.DESCRIPTOR.services_by_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(InnerSettings, PostgresSettings, RedisSettings):
+class Settings(AccessSettings, PostgresSettings, RedisSettings):
     """What the orchestrator reads."""
 
     listen: str = setting(
@@ -132,12 +135,16 @@ async def build(
         metrics = Metrics(registry)
         store = Store(database)
         agents = Agents(store, metrics)
+        entry = await stack.enter_async_context(
+            access(settings, database=database, checked=metrics.credentials)
+        )
         runs = Runs(
             store=store,
             event_log=event_log,
             agents=agents,
             upstream=Upstream(**pools),
             metrics=metrics,
+            prove=entry.of_run,
             max_live=settings.max_live_runs,
             drain_seconds=settings.handover_seconds,
         )
@@ -156,6 +163,7 @@ async def build(
         yield serve.Server(
             name="orchestrator",
             settings=settings,
+            door=entry.door,
             servicers=[
                 (
                     rpc.add_OrchestratorServiceServicer_to_server,
@@ -166,6 +174,11 @@ async def build(
                     rpc.add_AgentServiceServicer_to_server,
                     AgentServicer(agents),
                     _SERVICES["AgentService"].full_name,
+                ),
+                (
+                    identity_pb2_grpc.add_IdentityServiceServicer_to_server,
+                    IdentityServicer(keys=KeyStore(database), signer=entry.signer),
+                    identity_pb2.DESCRIPTOR.services_by_name["IdentityService"].full_name,
                 ),
             ],
             ready=ready,

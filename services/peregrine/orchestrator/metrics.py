@@ -40,6 +40,15 @@ class Metrics:
             "Runs ended by an error that nobody foresaw",
             registry=registry,
         )
+        self.credentials = Counter(
+            "peregrine_credentials_checked_total",
+            "Credentials that were looked up or verified at the door, by kind and outcome",
+            ["kind", "outcome"],
+            registry=registry,
+        )
+        for kind in ("api_key", "jwt", "bootstrap"):
+            for outcome in ("accepted", "refused", "unavailable"):
+                self.credentials.labels(kind, outcome)
         self.first_text = Histogram(
             "peregrine_run_first_text_seconds",
             "From the acceptance of a run to the first text of its answer",

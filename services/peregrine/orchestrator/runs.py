@@ -41,7 +41,10 @@ log = structlog.get_logger(__name__)
 
 
 class Runs:
-    """Owns the tasks of the runs; `start_background` and `drain` belong to whoever wires it."""
+    """Owns the tasks of the runs; `start_background` and `drain` belong to whoever wires it.
+
+    `prove` makes what shows other services for whom a run is.
+    """
 
     def __init__(
         self,
@@ -51,6 +54,7 @@ class Runs:
         agents: Agents,
         upstream: Upstream,
         metrics: Metrics,
+        prove: Callable[[context.Identity], context.Proof | None],
         max_live: int,
         drain_seconds: float,
     ) -> None:
@@ -59,6 +63,7 @@ class Runs:
         self._agents = agents
         self._upstream = upstream
         self._metrics = metrics
+        self._prove = prove
         self._max_live = max_live
         self._drain_seconds = drain_seconds
         self._live: dict[uuid.UUID, LiveRun] = {}
@@ -197,6 +202,7 @@ class Runs:
             store=self._store,
             upstream=self._upstream,
             metrics=self._metrics,
+            proof=self._prove(facts.identity),
         )
         task = live.begin(loaded)
         self._live[facts.run_id] = live

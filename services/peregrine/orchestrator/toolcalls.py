@@ -1,9 +1,9 @@
 """The tool calls of one step: each starts as soon as it may, and reports as it finishes.
 
 A PURE or READ tool may start the moment its block is complete in the model's stream. A WRITE
-starts only after the model's call is committed, and after its own start is: a take-over that
-finds a WRITE started and not finished cannot know whether it ran, and says so instead of running
-it again.
+starts only after the model's call is committed, and after its own start is. A take-over that finds
+a WRITE started and not finished asks for it again under the same key: the worker's ledger gives
+the first outcome, or says that nobody knows, and then so does the run.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from peregrine.api.common.v1 import common_pb2 as common
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.api.tools.v1 import tools_pb2 as tools
-from peregrine.kit import errors
+from peregrine.kit import context, errors
 from peregrine.orchestrator.journal import Journal
 from peregrine.orchestrator.metrics import Metrics
 from peregrine.orchestrator.plan import Plan
@@ -25,6 +25,9 @@ from peregrine.orchestrator.waterfall import Recorder
 _PARALLEL = 16
 _OVERLOAD_TRIES = 3
 _OVERLOAD_MAX_DELAY = 5.0
+# A worker that was lost during a call: others are asked, and its ledger entry runs out after 3 s.
+_LOST_TRIES = 4
+_LOST_DELAY = 0.25
 
 
 class InDoubt(Exception):
@@ -61,6 +64,7 @@ class ToolCalls:
         self._metrics = metrics
         self._group = group
         self._slots = asyncio.Semaphore(_PARALLEL if plan.parallel_tools else 1)
+        self._keys: dict[str, str] = {}
         self._begun: set[str] = set()
         self._occurrences: dict[tuple[str, bytes], int] = {}
 
@@ -72,6 +76,7 @@ class ToolCalls:
     def step_complete(self) -> None:
         """The model has ended: begin what has not begun, unless its result is there already."""
         for call in self._step.calls:
+            self._key(call)  # also of those that are there, which count
             if call.call_id not in self._begun and call.call_id not in self._step.results:
                 self._begin(call, eager=False)
 
@@ -84,17 +89,23 @@ class ToolCalls:
 
     def _begin(self, call: common.ToolUse, *, eager: bool) -> None:
         self._begun.add(call.call_id)
-        # The same call said twice in one step is two effects, told apart by their order.
-        asked = fingerprint(call.tool, call.arguments.utf8)
-        occurrence = self._occurrences[asked] = self._occurrences.get(asked, 0) + 1
-        key = uuid.uuid5(
-            self._run_id,
-            f"{self._step.number}/{call.tool}/{asked[1].decode(errors='replace')}/{occurrence}",
-        )
+        key = self._key(call)
         if eager:
             # Said before whatever the model says next.
             self._say_started(call, eager=True)
-        self._group.create_task(self._run(call, str(key), eager=eager))
+        self._group.create_task(self._run(call, key, eager=eager))
+
+    def _key(self, call: common.ToolUse) -> str:
+        """The same for every try of this call, by whichever owner of the run."""
+        key = self._keys.get(call.call_id)
+        if key is None:
+            # The same call said twice in one step is two effects, told apart by their order.
+            asked = fingerprint(call.tool, call.arguments.utf8)
+            occurrence = self._occurrences[asked] = self._occurrences.get(asked, 0) + 1
+            name = f"{self._step.number}/{call.tool}/{asked[1].decode(errors='replace')}"
+            key = str(uuid.uuid5(self._run_id, f"{name}/{occurrence}"))
+            self._keys[call.call_id] = key
+        return key
 
     def _say_started(self, call: common.ToolUse, *, eager: bool) -> None:
         registered = self._offered.get(call.tool)
@@ -112,9 +123,11 @@ class ToolCalls:
     async def _run(self, call: common.ToolUse, key: str, *, eager: bool) -> None:
         async with self._slots:
             registered = self._offered.get(call.tool)
+            repeated = False
             if not eager:
                 before = self._step.started_calls.get(call.call_id)
-                if before is not None and self._cannot_repeat(registered, before):
+                repeated = before is not None and before.effect == common.EFFECT_WRITE
+                if repeated and registered is None:
                     raise InDoubt(call)
                 self._say_started(call, eager=False)
             kept = self._step.reuse(call)
@@ -127,20 +140,19 @@ class ToolCalls:
             else:
                 if not self._harmless(call.tool):
                     await self._journal.durable()
-                result = await self._execute(call, registered, key)
+                result = await self._execute(call, registered, key, repeated=repeated)
             self._step.results[call.call_id] = result
             self._journal.emit(tool_call_finished=result)
 
-    def _cannot_repeat(
-        self, registered: tools.RegisteredTool | None, before: pb.ToolCallStarted
-    ) -> bool:
-        if before.effect != common.EFFECT_WRITE:
-            return False
-        return registered is None or not registered.tool.idempotent
-
     async def _execute(
-        self, call: common.ToolUse, registered: tools.RegisteredTool, key: str
+        self,
+        call: common.ToolUse,
+        registered: tools.RegisteredTool,
+        key: str,
+        *,
+        repeated: bool,
     ) -> pb.ToolCallFinished:
+        """`repeated`: a WRITE that a former owner of the run may have had run."""
         request = tools.ToolCall(
             call_id=call.call_id,
             tool=call.tool,
@@ -150,30 +162,45 @@ class ToolCalls:
         )
         begun = time.monotonic()
         try:
-            answer = await self._admitted(request, registered)
+            answer = await self._answered(request, registered)
         except errors.PeregrineError as error:
-            if not self._harmless(call.tool) and _may_have_run(error):
+            if not self._harmless(call.tool) and (repeated or _may_have_run(error)):
                 raise InDoubt(call) from error
             result = self._failed(call, error)
         else:
-            if answer.status == tools.TOOL_STATUS_IN_DOUBT:
+            unread = answer.error.reason == "LEDGER_UNAVAILABLE"
+            if answer.status == tools.TOOL_STATUS_IN_DOUBT or (repeated and unread):
                 raise InDoubt(call)
             result = self._translate(call, answer)
             self._record(call.tool, answer, begun, time.monotonic())
         self._metrics.tool_finished(self._plan.agent, call.tool, result, time.monotonic() - begun)
         return result
 
+    async def _answered(
+        self, request: tools.ToolCall, registered: tools.RegisteredTool
+    ) -> tools.ToolResult:
+        """Asks another worker when one is lost: a READ may run twice, a WRITE has its key."""
+        for attempt in range(1, _LOST_TRIES + 1):
+            try:
+                return await self._admitted(request, registered)
+            except errors.Unavailable:
+                if attempt == _LOST_TRIES or not context.retry_budget().take():
+                    raise
+                await asyncio.sleep(_LOST_DELAY * 2**attempt)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
     async def _admitted(
         self, request: tools.ToolCall, registered: tools.RegisteredTool
     ) -> tools.ToolResult:
-        """Asks again, after the delay it was told, when a worker has no room."""
-        for attempt in range(1, _OVERLOAD_TRIES + 1):
+        """Asks another worker when one has no room, and again after the delay that it was told."""
+        for attempt in range(1, 2 * _OVERLOAD_TRIES + 1):
             try:
                 return await self._upstream.execute_tool(request, registered)
             except errors.ResourceExhausted as error:
-                if attempt == _OVERLOAD_TRIES or error.retry_after is None:
+                if attempt == 2 * _OVERLOAD_TRIES or error.retry_after is None:
                     raise
-                await asyncio.sleep(min(error.retry_after, _OVERLOAD_MAX_DELAY))
+                if attempt % 2 == 0:
+                    await asyncio.sleep(min(error.retry_after, _OVERLOAD_MAX_DELAY))
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _translate(self, call: common.ToolUse, answer: tools.ToolResult) -> pb.ToolCallFinished:
