@@ -28,7 +28,8 @@ SILENT_AFTER = 45.0
 
 _CONNECT, _SERVER, _CLIENT, _INACTIVE = 10.0, 60.0, 90.0, 90.0
 _AGAIN_SECONDS = 5.0
-_JOIN_SECONDS = 10.0
+# kopf may take five more to give up what it had begun; its thread is a daemon, and told nothing.
+_JOIN_SECONDS = 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +55,7 @@ def login() -> Login:
 class Watches:
     """Watches all our kinds, in these namespaces or (when there are none) in all.
 
-    `changed` is called on the loop of whoever runs this. `login` as of this module, but for tests.
+    `changed` is called on the loop of whoever runs this.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Watches:
         namespaces: Sequence[str],
         changed: Changed,
         metrics: Metrics,
-        login: Callable[[], Login] = login,
+        login: Callable[[], Login],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._namespaces = tuple(namespaces)
@@ -126,7 +127,8 @@ class Watches:
         self.reset()
 
         def told(kind: str, event: str, body: dict[str, Any]) -> None:
-            loop.call_soon_threadsafe(self._told, kind, event, body)
+            if not stop.is_set():
+                loop.call_soon_threadsafe(self._told, kind, event, body)
 
         def tell_end(error: BaseException | None) -> None:
             if not ended.done():
@@ -138,7 +140,7 @@ class Watches:
                 asyncio.run(self._kopf(told, stop))
             except BaseException as raised:
                 error = raised  # the top of a thread: told to the loop
-            if not loop.is_closed():
+            if not stop.is_set():
                 loop.call_soon_threadsafe(tell_end, error)
 
         thread = threading.Thread(target=live, name="kopf", daemon=True)
@@ -161,7 +163,7 @@ class Watches:
         self, told: Callable[[str, str, dict[str, Any]], None], stop: threading.Event
     ) -> None:
         registry = kopf.OperatorRegistry()
-        kopf.on.login(registry=registry)(self._kopf_login)
+        kopf.on.login(registry=registry, backoff=_AGAIN_SECONDS)(self._kopf_login)
         for kind, plural in PLURALS.items():
             register(registry, kind, plural, told)
         await kopf.operator(

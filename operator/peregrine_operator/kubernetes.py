@@ -27,7 +27,7 @@ PLURALS: Mapping[str, str] = {
 }
 OURS = f"/apis/{GROUP}/{VERSION}"
 
-_MERGE = "application/merge-patch+json"
+MERGE = "application/merge-patch+json"
 _PAGE = 250
 _MAX_MESSAGE = 1000
 
@@ -151,7 +151,7 @@ class Kubernetes:
     async def patch(self, key: Key, body: Mapping[str, Any], *, status: bool) -> dict[str, Any]:
         """Merges `body` into a resource, or into its status; returns the resource."""
         path = f"{key.path}/status" if status else key.path
-        return await self.request("PATCH", path, body=body, content_type=_MERGE)
+        return await self.request("PATCH", path, body=body, content_type=MERGE)
 
     # ---- Anything ----
 

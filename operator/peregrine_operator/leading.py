@@ -8,13 +8,13 @@ told when all are known.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from peregrine_operator import view as views
 from peregrine_operator.handlers import Watches
-from peregrine_operator.kubernetes import PLURALS, ApiError, Kubernetes
+from peregrine_operator.kubernetes import PLURALS, ApiError, Kubernetes, Login
 from peregrine_operator.liveness import Health
 from peregrine_operator.metrics import KINDS, Metrics
 from peregrine_operator.reconciling import Reconciler
@@ -39,6 +39,7 @@ class Term:
         self,
         *,
         kubernetes: Kubernetes,
+        login: Callable[[], Login],
         services: Services,
         view: View,
         work: Work,
@@ -59,7 +60,9 @@ class Term:
         self._namespaces: Sequence[str | None] = tuple(namespaces) or (None,)
         self._resync = resync
         self._workers = workers
-        self._watches = Watches(namespaces=namespaces, changed=self._changed, metrics=metrics)
+        self._watches = Watches(
+            namespaces=namespaces, changed=self._changed, login=login, metrics=metrics
+        )
         health.watches_failing_for = lambda: self._watches.failing_for
 
     async def run(self) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import structlog
 
-from peregrine_operator.kubernetes import ApiError, Kubernetes
+from peregrine_operator.kubernetes import MERGE, ApiError, Kubernetes
 
 DURATION, RENEW_EVERY, RENEW_WITHIN = 15.0, 4.0, 10.0
 
@@ -134,10 +134,7 @@ class Lease:
         spec = body.get("spec") or {}
         version = str(body.get("metadata", {}).get("resourceVersion", ""))
         holder = str(spec.get("holderIdentity") or "")
-        fresh = self._seen is None or (version, holder) != (self._seen.version, self._seen.holder)
-        # A test server without versions: the time of renewal tells the same.
-        fresh = fresh or spec.get("renewTime") != (self._body.get("spec") or {}).get("renewTime")
-        if fresh:
+        if self._seen is None or (version, holder) != (self._seen.version, self._seen.holder):
             lasts = float(spec.get("leaseDurationSeconds") or DURATION)
             self._seen = Seen(version, holder, lasts, now)
         self._body = body
@@ -154,18 +151,20 @@ class Lease:
             "renewTime": now,
             "leaseTransitions": int(before.get("leaseTransitions") or 0) + passed_on,
         }
-        metadata = {**(self._body.get("metadata") or {}), "name": self._name}
-        metadata.pop("managedFields", None)
-        body = {
-            "apiVersion": "coordination.k8s.io/v1",
-            "kind": "Lease",
-            "metadata": metadata,
-            "spec": spec,
-        }
         if self._body:
-            written = await self._kubernetes.request("PUT", self._path, body=body)
+            version = self._body.get("metadata", {}).get("resourceVersion")
+            body = {"metadata": {"resourceVersion": version}, "spec": spec}
+            written = await self._kubernetes.request(
+                "PATCH", self._path, body=body, content_type=MERGE
+            )
         else:
             parent = self._path.rpartition("/")[0]
+            body = {
+                "apiVersion": "coordination.k8s.io/v1",
+                "kind": "Lease",
+                "metadata": {"name": self._name, "namespace": self._namespace},
+                "spec": spec,
+            }
             written = await self._kubernetes.request("POST", parent, body=body)
         self._read(written)
 

@@ -139,6 +139,7 @@ class Operator:
         *,
         settings: Settings,
         kubernetes: Kubernetes,
+        login: Callable[[], Login],
         services: Services,
         acting: Callable[[], AbstractContextManager[None]],
         metrics: Metrics,
@@ -146,6 +147,7 @@ class Operator:
     ) -> None:
         self._settings = settings
         self._kubernetes = kubernetes
+        self._login = login
         self._services = services
         self._acting = acting
         self._metrics = metrics
@@ -247,6 +249,7 @@ class Operator:
         )
         return Term(
             kubernetes=self._kubernetes,
+            login=self._login,
             services=self._services,
             view=view,
             work=work,
@@ -281,6 +284,7 @@ async def build(
         yield Operator(
             settings=settings,
             kubernetes=kubernetes,
+            login=login,
             services=Services(orchestrator=orchestrator, registry=tools),
             acting=acting,
             metrics=metrics,

@@ -1,0 +1,80 @@
+"""The operator in the test's own process, between an emulated API server and faked services."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, TypeAlias
+
+import pytest
+
+from peregrine.kit.settings import load
+from peregrine_operator import main
+from peregrine_operator.main import Operator, Settings
+from tests.component.operator.fakes import Agents, Tools, serving_both
+from tests.support.kubernetes import ApiServer, api_server
+
+Start: TypeAlias = Callable[..., AbstractAsyncContextManager[Operator]]
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[ApiServer]:
+    async with api_server() as server:
+        yield server
+
+
+@pytest.fixture
+def agents() -> Agents:
+    return Agents()
+
+
+@pytest.fixture
+def tools() -> Tools:
+    return Tools()
+
+
+@pytest.fixture
+async def start(api: ApiServer, agents: Agents, tools: Tools) -> AsyncIterator[Start]:
+    """`async with start() as operator:`; more settings as keyword arguments."""
+    async with serving_both(agents, tools) as (orchestrator, registry):
+
+        @asynccontextmanager
+        async def started(**more: str) -> AsyncIterator[Operator]:
+            environ = {
+                "PEREGRINE_ORCHESTRATOR_TARGET": orchestrator,
+                "PEREGRINE_TOOLS_TARGET": registry,
+                "PEREGRINE_AUTH_REQUIRED": "false",
+                "PEREGRINE_OPERATOR_HEALTH_PORT": "0",
+                "PEREGRINE_OPERATOR_RESYNC_SECONDS": "1",
+                **more,
+            }
+            async with main.build(load(Settings, environ), login=api.login) as operator:
+                await operator.start()
+                try:
+                    yield operator
+                finally:
+                    await operator.stop()
+
+        yield started
+
+
+def agent(name: str = "helper", namespace: str = "one", **spec: Any) -> dict[str, Any]:
+    return _resource("Agent", name, namespace, {"model": "m", **spec})
+
+
+def tool(resource: str = "lookup", namespace: str = "one", **spec: Any) -> dict[str, Any]:
+    given = {
+        "description": "Looks things up.",
+        "effect": "READ",
+        "inputSchema": {"type": "object"},
+        "http": {"url": "https://example.com/"},
+        **spec,
+    }
+    return _resource("Tool", resource, namespace, given)
+
+
+def _resource(kind: str, name: str, namespace: str, spec: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "apiVersion": "peregrine.dev/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": spec,
+    }

@@ -1,0 +1,158 @@
+"""An API server for tests: kmock's emulator, with the metadata that the real one looks after.
+
+It gives resources their uid, versions and generation, keeps `status` apart from the rest, and
+refuses a write that names an old version or another uid. `ApiServer.login` is what the operator is
+given for a service account.
+"""
+
+import itertools
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp.web
+import kmock
+import kopf
+from kmock import KubernetesEmulator, Server
+
+from peregrine_operator.kubernetes import GROUP, PLURALS, VERSION, Key
+
+OTHERS = ("coordination.k8s.io/v1/leases", "events.k8s.io/v1/events")
+
+
+class Conflict(kmock.KubernetesError):
+    pass
+
+
+class ApiServer(KubernetesEmulator):
+    """`versions` count over all resources, as etcd's do."""
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        self.versions = itertools.count(1)
+        self.refusing: int = 0
+        for plural in PLURALS.values():
+            self.resources[f"{GROUP}/{VERSION}/{plural}"] = {
+                "namespaced": True,
+                "verbs": {"create", "delete", "get", "list", "patch", "watch"},
+            }
+        for name in OTHERS:
+            self.resources[name] = {"namespaced": True}
+        self.resources["v1/namespaces"] = {"namespaced": False}
+        self.resources["apiextensions.k8s.io/v1/customresourcedefinitions"] = {"namespaced": False}
+
+    async def _handle(self, request: Any) -> aiohttp.web.StreamResponse:
+        if self.refusing:
+            raise kmock.KubernetesError(status=self.refusing, reason="Refused", message="not now")
+        action = getattr(request.action, "value", None)
+        if action == "CREATE":
+            self._created(request.data)
+        elif action in ("UPDATE", "DELETE") and request.name is not None:
+            stored = self._stored(request)
+            if stored is not None and action == "DELETE":
+                stored.patch({"metadata": {"resourceVersion": self._version()}})
+            elif stored is not None:
+                self._updated(request, stored)
+        return await super()._handle(request)
+
+    # ---- What a test does ----
+
+    async def apply(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """As `kubectl apply`: creates a resource, or replaces its spec."""
+        key = key_of(body)
+        existing = self.kept(key)
+        if existing is None:
+            path = key.path.rpartition("/")[0]
+            async with self.post(path, json=dict(body)) as response:
+                assert response.status < 300, await response.text()
+                made: dict[str, Any] = await response.json()
+                return made
+        gone = dict.fromkeys(existing["spec"])
+        async with self.patch(key.path, json={"spec": {**gone, **body["spec"]}}) as response:
+            assert response.status < 300, await response.text()
+            changed: dict[str, Any] = await response.json()
+            return changed
+
+    async def remove(self, key: Key) -> None:
+        """As `kubectl delete --wait=false`."""
+        async with self.delete(key.path) as response:
+            assert response.status < 300, await response.text()
+
+    def kept(self, key: Key) -> Any:
+        """The resource as it is, or None."""
+        for (resource, namespace, name), stored in self.objects.items():
+            same = (namespace, name) == (key.namespace, key.name)
+            if same and resource.plural == PLURALS[key.kind] and not stored.deleted:
+                return stored.raw
+        return None
+
+    def ready(self, key: Key) -> tuple[str, str]:
+        """Status and reason of the condition Ready; empty before there is one."""
+        conditions = ((self.kept(key) or {}).get("status") or {}).get("conditions") or ()
+        for each in conditions:
+            if each["type"] == "Ready":
+                return each["status"], each["reason"]
+        return "", ""
+
+    def message(self, key: Key) -> str:
+        (ready,) = self.kept(key)["status"]["conditions"]
+        return str(ready["message"])
+
+    def events(self, reason: str = "") -> list[dict[str, Any]]:
+        """Events posted so far, oldest first."""
+        found = [
+            stored.raw
+            for (resource, _, _), stored in self.objects.items()
+            if resource.plural == "events"
+        ]
+        return [each for each in found if reason in ("", each["reason"])]
+
+    def login(self) -> kopf.ConnectionInfo:
+        return kopf.ConnectionInfo(server=str(self.url), default_namespace="peregrine")
+
+    # ---- Metadata ----
+
+    def _version(self) -> str:
+        return str(next(self.versions))
+
+    def _created(self, body: dict[str, Any]) -> None:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        metadata = body.setdefault("metadata", {})
+        metadata.setdefault("creationTimestamp", now)
+        metadata |= {"resourceVersion": self._version(), "generation": 1}
+        metadata["uid"] = f"uid-{metadata['resourceVersion']}"
+
+    def _updated(self, request: Any, stored: Any) -> None:
+        before = stored.raw
+        body = request.data
+        given = body.get("metadata", {})
+        for field in ("resourceVersion", "uid"):
+            if given.get(field) not in (None, before["metadata"].get(field)):
+                raise Conflict(status=409, reason="Conflict", message="the object was modified")
+        if request.subresource == "status":
+            for other in set(body) - {"status"}:
+                del body[other]
+        else:
+            body.pop("status", None)
+        metadata = body.setdefault("metadata", {})
+        metadata["resourceVersion"] = self._version()
+        if "spec" in body:
+            metadata["generation"] = before["metadata"].get("generation", 0) + 1
+
+    def _stored(self, request: Any) -> Any:
+        for (resource, namespace, name), stored in self.objects.items():
+            same = (namespace, name) == (request.namespace, request.name)
+            if same and resource == request.resource and not stored.deleted:
+                return stored
+        return None
+
+
+def key_of(body: Mapping[str, Any]) -> Key:
+    return Key(body["kind"], body["metadata"]["namespace"], body["metadata"]["name"])
+
+
+@asynccontextmanager
+async def api_server() -> AsyncIterator[ApiServer]:
+    async with ApiServer() as api, Server(api):
+        yield api
