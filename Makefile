@@ -68,7 +68,7 @@ PIN := -m piptools compile --quiet --no-header --generate-hashes --allow-unsafe 
 .PHONY: lock
 lock: $(VENV)/.development ## Resolve the dependencies anew and pin them with hashes
 	@echo "==> requirements.lock"
-	@$(BIN)/python $(PIN) --upgrade --extra edge,local,operator,simulator -o requirements.lock
+	@$(BIN)/python $(PIN) --upgrade --extra edge,local,operator,simulator,tools -o requirements.lock
 	@echo "==> requirements-dev.lock"
 	@$(BIN)/python $(PIN) --upgrade --all-extras -c requirements.lock -o requirements-dev.lock
 

@@ -14,7 +14,7 @@ from tests.contract.repository import ROOT, tracked_files
 
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 # Extras that `make run` installs; development installs all of them.
-RUNTIME_EXTRAS = ("edge", "local", "operator", "simulator")
+RUNTIME_EXTRAS = ("edge", "local", "operator", "simulator", "tools")
 
 # Written so that this file does not name what it looks for.
 REGISTRIES = re.compile(
