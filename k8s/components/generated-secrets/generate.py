@@ -1,7 +1,7 @@
 """Makes the Secrets of a development cluster where they are missing; run by a Job inside it.
 
-It may create Secrets and nothing else: not read one, not change one. One that is there already answers
-409, and stays what it is, so running this again changes nothing. What is in a Secret belongs
+It may create Secrets and nothing else: not read one, not change one. One that is there already
+answers 409 and stays what it is, so running this again changes nothing. What is in a Secret belongs
 together (a password and the URL that holds it) and is made in one request.
 
 Only the standard library: it runs in Peregrine's image, but is no part of it.

@@ -1,0 +1,1 @@
+"""What would be installed, as objects: every overlay, rendered by the real kubectl."""
