@@ -1,8 +1,8 @@
 """The CRDs, made from what `peregrine apply` reads: the protos and the table of their bounds.
 
-    python -m tests.contract.crds
+    python -m tests.contract.reference
 
-writes `k8s/base/crds/*.yaml`; a test compares the committed files with what it makes. So a field
+writes `k8s/base/crds/*.yaml`, too; a test compares the committed files with what it makes. So a field
 that is added to a proto, or a bound that moves, reaches the API server in the same change.
 
 What a schema can say is said there (types, enums, lengths, counts), and what needs a sentence is a
@@ -35,11 +35,11 @@ from peregrine.client._bounds import (
 )
 from peregrine.client._manifest import INTEGERS, enum_names
 from tests.contract.crd_shapes import KINDS, Kind, seconds
-from tests.contract.protos import compiled
-from tests.contract.repository import PROTOS, ROOT
+from tests.contract.protos import Contract
+from tests.contract.repository import ROOT
 
 CRDS = ROOT / "k8s" / "base" / "crds"
-MADE = "# Made by `python -m tests.contract.crds`; edit the protos or the bounds instead.\n"
+MADE = "# Made by `python -m tests.contract.reference`; edit the protos or the bounds instead.\n"
 GROUP, VERSION = "peregrine.dev", "v1alpha1"
 
 Schema: TypeAlias = dict[str, Any]
@@ -189,12 +189,15 @@ def _entry(entry: Entry) -> Schema:
 
 
 def _integer(bounds: Bounds, least: int, most: int) -> Schema:
+    greatest = most if bounds.most is None else int(bounds.most)
+    # The API server keeps bounds as floating point: a greater one would come back as another, and
+    # every apply would find a difference. The format holds 64 bits anyway.
+    maximum = {"maximum": greatest} if greatest < 2**53 else {}
     return {
         "type": "integer",
         "format": "int64",
         "minimum": least if bounds.least is None else int(bounds.least),
-        "maximum": most if bounds.most is None else int(bounds.most),
-    }
+    } | maximum
 
 
 def _text(bounds: Bounds) -> Schema:
@@ -271,11 +274,8 @@ def _spoken(duration: float) -> str:
     return f"{duration * 1000:g}ms"
 
 
-def comments_of_protos(scratch: Path) -> Comments:
-    return {
-        f"{field.message}.{field.name}": field.comment
-        for field in compiled(PROTOS, scratch).fields()
-    }
+def comments_of(contract: Contract) -> Comments:
+    return {f"{field.message}.{field.name}": field.comment for field in contract.fields()}
 
 
 def pages(comments: Comments) -> Iterator[tuple[Path, str]]:
@@ -294,12 +294,3 @@ class _Plain(yaml.SafeDumper):
 
     def ignore_aliases(self, data: object) -> bool:
         return True
-
-
-if __name__ == "__main__":
-    import tempfile
-
-    CRDS.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as directory:
-        for path, text in pages(comments_of_protos(Path(directory))):
-            path.write_text(text)
