@@ -11,6 +11,7 @@ take-over does.
 """
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -21,10 +22,18 @@ import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from peregrine.api.common.v1 import common_pb2
+from peregrine.api.identity.v1 import identity_pb2, identity_pb2_grpc
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.api.orchestrator.v1 import orchestrator_pb2_grpc as pb_grpc
-from peregrine.kit.context import ContextInterceptor, OpenDoor, identity
-from peregrine.kit.errors import ErrorInterceptor, InvalidArgument, NotFound, Unavailable
+from peregrine.kit.bearer import credential_in
+from peregrine.kit.context import ContextInterceptor, Identity, OpenDoor, identity
+from peregrine.kit.errors import (
+    ErrorInterceptor,
+    InvalidArgument,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+)
 
 CONVERSATION = "11111111-1111-4111-8111-111111111111"
 Gate = asyncio.Event
@@ -208,6 +217,34 @@ class FakeRun:
         return len(self.events) > self._from(after, epoch)
 
 
+class FakeIdentity(identity_pb2_grpc.IdentityServiceServicer):
+    """Knows the credentials that a test puts into `keys`, with their users."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, Identity] = {}
+        self.exchanges = 0
+        self.away = False
+
+    async def ExchangeCredential(
+        self, request: identity_pb2.ExchangeCredentialRequest, context: Any
+    ) -> identity_pb2.ExchangeCredentialResponse:
+        self.exchanges += 1
+        if self.away:
+            raise Unavailable("not now", reason="POSTGRES_UNAVAILABLE", retry_after=1.0)
+        who = self.keys.get(_credential(context))
+        if who is None:
+            raise Unauthenticated("the credentials are not valid", reason="CREDENTIALS_INVALID")
+        response = identity_pb2.ExchangeCredentialResponse(
+            identity_token="signed", for_tenant=who.tenant, for_user=who.user, scopes=["run"]
+        )
+        response.expire_time.FromSeconds(int(time.time()) + 300)
+        return response
+
+
+def _credential(context: Any) -> str:
+    return credential_in(dict(context.invocation_metadata()).get("authorization")) or ""
+
+
 class FakeOrchestrator(pb_grpc.OrchestratorServiceServicer, pb_grpc.AgentServiceServicer):
     """See the module. `calls` are the names of the methods that were called, in order."""
 
@@ -221,6 +258,7 @@ class FakeOrchestrator(pb_grpc.OrchestratorServiceServicer, pb_grpc.AgentService
         self.calls: list[str] = []
         self.users: list[str] = []
         self.refuse: Exception | None = None
+        self.identities = FakeIdentity()
         self._requests: dict[str, str] = {}
         self._playing: set[asyncio.Task[None]] = set()
 
@@ -375,7 +413,10 @@ async def fake_orchestrator(address: str = "127.0.0.1:0") -> AsyncIterator[FakeO
         pb_grpc.add_OrchestratorServiceServicer_to_server,
         pb_grpc.add_AgentServiceServicer_to_server,
     )
-    async with serving([(add, fake) for add in adders], address) as target:
+    servicers: list[tuple[Any, Any]] = [(add, fake) for add in adders]
+    add_identities = identity_pb2_grpc.add_IdentityServiceServicer_to_server
+    servicers.append((add_identities, fake.identities))
+    async with serving(servicers, address) as target:
         fake.target = target
         try:
             yield fake

@@ -1,5 +1,6 @@
 """What can be typed: every command with its arguments, options and help. Nothing else."""
 
+import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,12 +22,12 @@ def app(*, prog_name: str = "peregrine") -> None:
 def build() -> typer.Typer:
     """The whole command line as a typer application."""
     root = typer.Typer(
-        help="Runs AI agents fast. Start everything on this machine with: make run",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+    root.callback()(options)
     for name, command in (("chat", chat), ("watch", watch), ("apply", apply)):
         root.command(name)(command)
     groups: dict[str, tuple[str, tuple[Callable[..., None], ...]]] = {
@@ -37,6 +38,7 @@ def build() -> typer.Typer:
             (conversations_list, conversations_get, conversations_delete),
         ),
         "tools": ("Tools that agents may use.", (tools_list, tools_call)),
+        "keys": ("API keys: who may call.", (keys_create, keys_list, keys_revoke)),
         "profile": ("What agents are told about you.", (profile_get, profile_put)),
     }
     for group, (summary, members) in groups.items():
@@ -45,6 +47,38 @@ def build() -> typer.Typer:
             typed.command(member.__name__.removeprefix(f"{group}_"))(member)
         root.add_typer(typed, name=group)
     return root
+
+
+def options(
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with the API key that says who you are. [env: PEREGRINE_API_KEY_FILE; the "
+            "key itself may be in PEREGRINE_API_KEY]"
+        ),
+    ] = None,
+    tls: Annotated[
+        bool | None,
+        typer.Option(
+            "--tls/--no-tls",
+            help="Whether connections are encrypted. Without either, a key is sent to this machine "
+            "only. [env: PEREGRINE_TLS]",
+            show_default=False,
+        ),
+    ] = None,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(help="A PEM file of the authorities to trust. [env: PEREGRINE_TLS_CA]"),
+    ] = None,
+) -> None:
+    """Runs AI agents fast. Start everything on this machine with: make run"""
+    given = {
+        "PEREGRINE_API_KEY_FILE": api_key_file,
+        "PEREGRINE_TLS": None if tls is None else str(tls).lower(),
+        "PEREGRINE_TLS_CA": tls_ca,
+    }
+    # An option is its variable, said more loudly.
+    os.environ.update({name: str(value) for name, value in given.items() if value is not None})
 
 
 def chat(
@@ -186,6 +220,62 @@ def tools_call(
     from peregrine.cli import things
 
     _run(things.call_tool(name, arguments, as_json=as_json))
+
+
+def keys_create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the key is for.")],
+    scope: Annotated[
+        list[str] | None,
+        typer.Option("--scope", "-s", help="read, run or admin; run when not given."),
+    ] = None,
+    tenant: Annotated[
+        str, typer.Option("--tenant", help="Whose; another than yours with the bootstrap key only.")
+    ] = "",
+    user: Annotated[str, typer.Option("--user", help="Whose; yours when not given.")] = "",
+    expires: Annotated[
+        str, typer.Option("--expires", help="When it ends: 90d, 12h, 30m, or an ISO date.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Makes an API key. It is printed once, alone on standard output, and kept nowhere."""
+    from peregrine.cli import keys
+
+    _run(
+        keys.create(
+            name,
+            scopes=scope or ["run"],
+            tenant=tenant,
+            user=user,
+            expires=expires,
+            as_json=as_json,
+        )
+    )
+
+
+def keys_list(
+    as_json: Json = False,
+    limit: Limit = 200,
+    tenant: Annotated[
+        str, typer.Option("--tenant", help="Another than yours with the bootstrap key only.")
+    ] = "",
+) -> None:
+    """Lists the API keys of your tenant, newest first."""
+    from peregrine.cli import keys
+
+    _run(keys.list_all(as_json=as_json, limit=limit, tenant=tenant))
+
+
+def keys_revoke(
+    key_id: Annotated[str, typer.Argument(metavar="KEY", help="The id, as the list shows it.")],
+    tenant: Annotated[
+        str, typer.Option("--tenant", help="Another than yours with the bootstrap key only.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Ends an API key, for good, within half a minute everywhere."""
+    from peregrine.cli import keys
+
+    _run(keys.revoke(key_id, tenant=tenant, as_json=as_json))
 
 
 def profile_get(as_json: Json = False) -> None:

@@ -8,6 +8,9 @@ One class per service that applications speak to, each an async context manager 
 of warm connections. Events, runs, agents and the like are the protobuf messages of `peregrine.api`;
 what fails raises `peregrine.kit.errors` (`NotFound`, `Unavailable`, …) with the service's reason.
 
+Where identity is on, `PeregrineClient(target, api_key="pk_…", tls=True)` says who calls. The other
+services take no keys: their clients are given the key and an `Exchange`.
+
 `PeregrineClient.chat` and `watch_run` read on by position when their connection is lost, so that a
 reader sees every event once, in order. `Transcript` folds events into text, tool calls and state.
 `resources` reads the custom resources of `peregrine.dev/v1alpha1` from YAML; `jsonl` writes
@@ -16,6 +19,9 @@ messages as JSON.
 
 from peregrine.client import jsonl, resources
 from peregrine.client._cache import CacheClient, Cached, CacheKey
+from peregrine.client._connection import Tls
+from peregrine.client._exchange import Exchange, Exchanged
+from peregrine.client._identity import IdentityClient
 from peregrine.client._memory import MemoryClient
 from peregrine.client._orchestrator import PeregrineClient
 from peregrine.client._reading import Patience
@@ -27,10 +33,14 @@ __all__ = [
     "CacheClient",
     "CacheKey",
     "Cached",
+    "Exchange",
+    "Exchanged",
     "Identity",
+    "IdentityClient",
     "MemoryClient",
     "Patience",
     "PeregrineClient",
+    "Tls",
     "ToolActivity",
     "ToolsClient",
     "Transcript",

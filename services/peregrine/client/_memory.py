@@ -6,13 +6,22 @@ from typing import ClassVar
 from peregrine.api.common.v1 import common_pb2
 from peregrine.api.memory.v1 import memory_pb2 as pb
 from peregrine.api.memory.v1 import memory_pb2_grpc as pb_grpc
-from peregrine.client._connection import ServiceClient, new_request_id, unary_methods
+from peregrine.client._connection import (
+    Exchanging,
+    ServiceClient,
+    Tls,
+    new_request_id,
+    unary_methods,
+)
 from peregrine.kit.channel import ChannelPool
 from peregrine.kit.context import Identity
 
 
 class MemoryClient(ServiceClient):
-    """Reads and deletes conversations, reads and replaces the user's profile."""
+    """Reads and deletes conversations, reads and replaces the user's profile.
+
+    An `api_key` needs an `exchange` (an `Exchange` with an orchestrator): memory takes identities.
+    """
 
     name: ClassVar[str] = "memory"
 
@@ -23,8 +32,19 @@ class MemoryClient(ServiceClient):
         connections: int = 2,
         timeout: float = 30.0,
         identity: Identity | None = None,
+        api_key: str | None = None,
+        tls: Tls | bool | None = None,
+        exchange: Exchanging | None = None,
     ) -> None:
-        super().__init__(target, connections=connections, timeout=timeout, identity=identity)
+        super().__init__(
+            target,
+            connections=connections,
+            timeout=timeout,
+            identity=identity,
+            api_key=api_key,
+            tls=tls,
+            exchange=exchange,
+        )
 
     def _bind(self, pool: ChannelPool) -> None:
         self._memory = pb_grpc.MemoryServiceStub(pool)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from peregrine.api.common.v1 import common_pb2
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.api.orchestrator.v1 import orchestrator_pb2_grpc as pb_grpc
-from peregrine.client._connection import ServiceClient, new_request_id, unary_methods
+from peregrine.client._connection import ServiceClient, Tls, new_request_id, unary_methods
 from peregrine.client._reading import Cursor, Patience, read
 from peregrine.kit.channel import ChannelPool
 from peregrine.kit.context import Identity
@@ -25,11 +25,15 @@ class PeregrineClient(ServiceClient):
       connections: channels of the pool, each with a connection of its own.
       timeout: seconds that a call other than a stream of events may take.
       identity: whom the calls are for, where the service is told so by its caller.
+      api_key: an API key, or a JWT of an issuer that the installation trusts.
+      tls: whether the connection is encrypted, and by whose authority. By default it is not, and
+        a key is then sent to this machine only (FailedPrecondition: TLS_NEEDED).
       patience: how hard `chat` and `watch_run` try to read on after a lost connection.
       on_lost: told why, each time they are about to try again.
     """
 
     name: ClassVar[str] = "orchestrator"
+    takes_keys: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -38,10 +42,19 @@ class PeregrineClient(ServiceClient):
         connections: int = 2,
         timeout: float = 30.0,
         identity: Identity | None = None,
+        api_key: str | None = None,
+        tls: Tls | bool | None = None,
         patience: Patience | None = None,
         on_lost: Callable[[PeregrineError], None] | None = None,
     ) -> None:
-        super().__init__(target, connections=connections, timeout=timeout, identity=identity)
+        super().__init__(
+            target,
+            connections=connections,
+            timeout=timeout,
+            identity=identity,
+            api_key=api_key,
+            tls=tls,
+        )
         self._patience = patience or Patience()
         self._on_lost = on_lost
 

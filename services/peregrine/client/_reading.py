@@ -90,9 +90,13 @@ async def read(
     failures = 0
     while True:
         failure: PeregrineError
-        call = open_stream(cursor)
         begun_at = (cursor.sequence, cursor.epoch)
+        call = None
         try:
+            if cursor.begun:
+                # What proved who reads may have ended since the stream began.
+                await context.renew_proof()
+            call = open_stream(cursor)
             async for response in call:
                 batch, gap = _fresh(cursor, response.events)
                 if batch:
@@ -107,10 +111,11 @@ async def read(
             failure = Unavailable("the stream ended before the run did", reason="STREAM_ENDED")
         except grpc.aio.AioRpcError as error:
             failure = from_rpc_error(error)
-        except Internal as error:
+        except (Internal, Unavailable) as error:
             failure = error
         finally:
-            call.cancel()
+            if call is not None:
+                call.cancel()
         failures += 1
         allowed = patience.attempts if cursor.begun else patience.attempts_to_begin
         again = isinstance(failure, Unavailable) or failure.reason == "EVENTS_MISSING"

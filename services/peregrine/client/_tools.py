@@ -6,13 +6,22 @@ from typing import ClassVar
 from peregrine.api.common.v1 import common_pb2
 from peregrine.api.tools.v1 import tools_pb2 as pb
 from peregrine.api.tools.v1 import tools_pb2_grpc as pb_grpc
-from peregrine.client._connection import ServiceClient, new_request_id, unary_methods
+from peregrine.client._connection import (
+    Exchanging,
+    ServiceClient,
+    Tls,
+    new_request_id,
+    unary_methods,
+)
 from peregrine.kit.channel import ChannelPool
 from peregrine.kit.context import Identity
 
 
 class ToolsClient(ServiceClient):
-    """Lists, applies, deletes and calls tools. `timeout` must outlast the tools that are called."""
+    """Lists, applies, deletes and calls tools. `timeout` must outlast the tools that are called.
+
+    An `api_key` needs an `exchange` (an `Exchange` with an orchestrator): tools take identities.
+    """
 
     name: ClassVar[str] = "tools"
 
@@ -23,8 +32,19 @@ class ToolsClient(ServiceClient):
         connections: int = 2,
         timeout: float = 30.0,
         identity: Identity | None = None,
+        api_key: str | None = None,
+        tls: Tls | bool | None = None,
+        exchange: Exchanging | None = None,
     ) -> None:
-        super().__init__(target, connections=connections, timeout=timeout, identity=identity)
+        super().__init__(
+            target,
+            connections=connections,
+            timeout=timeout,
+            identity=identity,
+            api_key=api_key,
+            tls=tls,
+            exchange=exchange,
+        )
 
     def _bind(self, pool: ChannelPool) -> None:
         self._tools = pb_grpc.ToolServiceStub(pool)

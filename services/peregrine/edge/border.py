@@ -1,10 +1,14 @@
 """What every request passes before a route sees it: plain ASGI, one function call deep.
 
-It bounds what may be sent (1 MiB, within 10 s), says who is asking (`identify`, the one place for
-it), and carries identity and trace into the calls that the request becomes. Two checks protect a
-browser's user from other pages that the browser shows: a `Host` that is not one of ours is refused
-while the edge listens on loopback (a name that was rebound to 127.0.0.1 gets nothing), and a
-request that changes something must come from the page's own origin, when it says where from.
+It bounds what may be sent (1 MiB, within 10 s), learns who is asking, and carries identity and
+trace into the calls that the request becomes. The edge knows no credentials: it exchanges what a
+request shows for an identity at the orchestrator, and passes that inward. Whatever is not said to
+be open needs one, paths that do not exist too.
+
+Two checks protect a browser's user from other pages that the browser shows: a `Host` that is not
+one of ours is refused while the edge listens on loopback (a name that was rebound to 127.0.0.1 gets
+nothing), and a request that changes something must come from the page's own origin, when it says
+where from.
 """
 
 import asyncio
@@ -15,15 +19,14 @@ from collections.abc import Mapping
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from peregrine.client import Exchange
 from peregrine.edge import problems
 from peregrine.edge.metrics import EdgeMetrics
 from peregrine.kit import context
-from peregrine.kit.context import Identity
-from peregrine.kit.errors import (
-    PeregrineError,
-    PermissionDenied,
-    Unauthenticated,
-)
+from peregrine.kit.address import stays_here
+from peregrine.kit.bearer import credential_in
+from peregrine.kit.context import Identity, Proof
+from peregrine.kit.errors import PeregrineError, PermissionDenied, Unauthenticated
 
 MAX_BODY_BYTES = 1024 * 1024
 BODY_SECONDS = 10.0
@@ -41,23 +44,13 @@ _FIXED_HEADERS = [
 Headers = Mapping[str, str]
 
 
-def identify(headers: Headers, *, required: bool) -> Identity:
-    """Who is asking.
-
-    Raises:
-      Unauthenticated: IDENTITY_MISSING, when it must be known and nothing says so.
-    """
-    if required:
-        raise Unauthenticated("nothing says who is asking", reason="IDENTITY_MISSING")
-    return context.LOCAL
-
-
 class Border:
     """Wraps the application.
 
     Args:
       hosts: names by which the edge may be called; none: any.
-      auth_required: whether somebody unknown is refused.
+      exchange: where a credential becomes an identity; None: everybody is the local user.
+      open_paths: what is answered whoever asks.
     """
 
     def __init__(
@@ -65,12 +58,14 @@ class Border:
         app: ASGIApp,
         *,
         hosts: frozenset[str],
-        auth_required: bool,
+        exchange: Exchange | None,
+        open_paths: frozenset[str],
         metrics: EdgeMetrics,
     ) -> None:
         self._app = app
         self._hosts = hosts
-        self._auth_required = auth_required
+        self._exchange = exchange
+        self._open_paths = open_paths
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,7 +86,7 @@ class Border:
         }
         try:
             self._check(scope, headers)
-            identity = identify(headers, required=self._auth_required and _guarded(scope["path"]))
+            identity, proof = await self._identify(scope["path"], headers)
         except PeregrineError as error:
             # The body was not read, and nobody wants it.
             await problems.response(error, {"Connection": "close"})(scope, receive, answer)
@@ -99,9 +94,28 @@ class Border:
         trace = headers.get("traceparent", "")
         with context.bind(
             identity=identity,
+            proof=proof,
             traceparent=trace if _TRACEPARENT.fullmatch(trace) else context.new_traceparent(),
         ):
             await self._app(scope, _Bounded(receive), answer)
+
+    async def _identify(self, path: str, headers: Headers) -> tuple[Identity, Proof | None]:
+        """Who is asking, and what proves it to services.
+
+        Raises:
+          Unauthenticated: CREDENTIALS_MISSING or CREDENTIALS_INVALID.
+          Unavailable: the orchestrator cannot say at the moment.
+        """
+        if self._exchange is None or path in self._open_paths:
+            return context.LOCAL, None
+        credential = credential_in(headers.get("authorization", ""))
+        if credential is None:
+            raise Unauthenticated(
+                "say who you are: an API key or a token as `Authorization: Bearer …`",
+                reason="CREDENTIALS_MISSING",
+            )
+        exchanged = await self._exchange.identify(credential)
+        return exchanged.identity, exchanged
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         host = headers.get("host", "")
@@ -150,13 +164,9 @@ class _Bounded:
 def allowed_hosts(listen: str, named: tuple[str, ...]) -> frozenset[str]:
     """The names that are answered to: on loopback its own and those that were named."""
     host = _name(listen)
-    if host in _LOOPBACK or host.startswith("127."):
+    if stays_here(listen):
         return _LOOPBACK | {host, *named}
     return frozenset(named)
-
-
-def _guarded(path: str) -> bool:
-    return path.startswith("/v1/")
 
 
 def _name(host: str) -> str:

@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
-from peregrine.client import MemoryClient, PeregrineClient
+from peregrine.client import Exchange, IdentityClient, MemoryClient, PeregrineClient
 from peregrine.edge import answers, border, service
 from peregrine.edge.connection import cutting
 from peregrine.edge.metrics import EdgeMetrics
@@ -18,6 +18,7 @@ from peregrine.kit.settings import ServeSettings, load, setting
 
 _CONNECT_SECONDS = 5.0
 _CONNECTIONS = 4
+_EXCHANGE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,21 +70,25 @@ async def build(
     async with (
         PeregrineClient(settings.orchestrator_target, connections=_CONNECTIONS) as orchestrator,
         MemoryClient(settings.memory_target) as memory,
+        IdentityClient(settings.orchestrator_target, timeout=_EXCHANGE_SECONDS) as identities,
+        aclosing(Exchange(identities)) as exchange,
     ):
 
         async def backends() -> None:
             await asyncio.gather(orchestrator.warm(_CONNECT_SECONDS), memory.warm(_CONNECT_SECONDS))
 
+        files = answers.page_files()
         app = service.create_app(
             service.EdgeService(orchestrator=orchestrator, memory=memory, streams=streams),
-            files=answers.page_files(),
+            files=files,
             ready=lambda: server.ready,
         )
         server = EdgeServer(
             app=border.Border(
                 app,
                 hosts=border.allowed_hosts(settings.listen, settings.hosts),
-                auth_required=settings.auth_required,
+                exchange=exchange if settings.auth_required else None,
+                open_paths=service.OPEN_PATHS | files.keys(),
                 metrics=metrics,
             ),
             settings=settings,

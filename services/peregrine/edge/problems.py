@@ -88,8 +88,19 @@ def document(error: PeregrineError) -> dict[str, Any]:
     return members
 
 
+# What a client is told of how to do better (RFC 6750).
+_CHALLENGES = {
+    "CREDENTIALS_MISSING": 'Bearer realm="peregrine"',
+    "CREDENTIALS_INVALID": 'Bearer realm="peregrine", error="invalid_token"',
+    "SCOPE_MISSING": 'Bearer realm="peregrine", error="insufficient_scope"',
+}
+
+
 def response(error: PeregrineError, headers: dict[str, str] | None = None) -> Response:
     extra = {"Cache-Control": "no-store", **(headers or {})}
+    if challenge := _CHALLENGES.get(error.reason):
+        scope = error.metadata.get("scope", "")
+        extra["WWW-Authenticate"] = challenge + (f', scope="{scope}"' if scope else "")
     if error.retry_after is not None:
         extra["Retry-After"] = str(math.ceil(error.retry_after))
     return Response(

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from peregrine.edge.streaming import Streams
 from peregrine.kit import telemetry
 from peregrine.kit.errors import StartRefused, Unavailable
+from peregrine.kit.serve import refuse_open_address
 from peregrine.kit.settings import ServeSettings
 
 _READY_RETRY_SECONDS = 0.5
@@ -65,9 +66,11 @@ class EdgeServer:
         """Binds and serves; returns the port. Readiness follows by itself.
 
         Raises:
-          StartRefused: the address or the metrics port cannot be bound.
+          StartRefused: the address or the metrics port cannot be bound, or others could reach an
+            edge that asks nobody who they are.
         """
         settings = self.settings
+        refuse_open_address(settings)
         listening = _bind(settings.listen)
         self.port = listening.getsockname()[1]
         self._metrics.enter_context(
@@ -94,8 +97,6 @@ class EdgeServer:
         self._serving = asyncio.create_task(self._uvicorn.serve([listening]), name="edge-http")
         self._readiness = asyncio.create_task(self._become_ready(), name="edge-readiness")
         log.info("listening", address=self.address)
-        if not settings.auth_required and not settings.listen.startswith(("127.", "localhost:")):
-            log.warning("open_to_the_network", address=self.address, set="PEREGRINE_AUTH_REQUIRED")
         return self.port
 
     @property

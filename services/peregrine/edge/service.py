@@ -31,6 +31,9 @@ _MESSAGES = (
     memory_pb2.ListMessagesResponse, memory_pb2.DeleteConversationResponse,
 )  # fmt: skip
 
+# Beside the page: what anybody may ask, whoever it is.
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
+
 PageSize = Annotated[int, Query(ge=0, le=200, description="0: the usual 50.")]
 PageToken = Annotated[str, Query(max_length=1024, description="next_page_token of the page before")]
 RunId = Annotated[UUID, Path(description="Of a run.")]

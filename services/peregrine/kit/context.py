@@ -108,15 +108,14 @@ class OpenDoor:
         if tenant is None and user is None:
             return _LOCAL_CALLER
         try:
-            return Caller(_known(tenant, user), _OPEN)
+            return Caller(_known(tenant, user), scopes.OF_BOOTSTRAP)
         except (TypeError, ValueError):
             raise Unauthenticated(
                 "the call's tenant or user is not a valid name", reason="IDENTITY_INVALID"
             ) from None
 
 
-_OPEN = scopes.ALL | {scopes.BOOTSTRAP}
-_LOCAL_CALLER = Caller(LOCAL, _OPEN)
+_LOCAL_CALLER = Caller(LOCAL, scopes.OF_BOOTSTRAP)
 
 
 class RetryBudget:

@@ -15,11 +15,13 @@ READ, RUN, ADMIN, BOOTSTRAP = "read", "run", "admin", "bootstrap"
 # Any caller whose credential is good, whatever it allows.
 ANY = ""
 GRANTABLE = (READ, RUN, ADMIN)
+OF_RUN = frozenset({READ, RUN})
 ALL = frozenset({READ, RUN, ADMIN})
+OF_BOOTSTRAP = ALL | {BOOTSTRAP}
 
 _INCLUDED: Mapping[str, frozenset[str]] = {
     READ: frozenset({READ}),
-    RUN: frozenset({READ, RUN}),
+    RUN: OF_RUN,
     ADMIN: ALL,
     BOOTSTRAP: frozenset({BOOTSTRAP}),
 }

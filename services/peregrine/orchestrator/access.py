@@ -13,7 +13,7 @@ from peregrine.kit.address import stays_here
 from peregrine.kit.context import Door, Identity, OpenDoor, Proof
 from peregrine.kit.identity import Signer, Verifier
 from peregrine.kit.postgres import Database
-from peregrine.kit.scopes import RUN, expand
+from peregrine.kit.scopes import OF_RUN
 from peregrine.kit.settings import InnerSettings, Problem, Secret, setting
 from peregrine.orchestrator.door import CredentialDoor
 from peregrine.orchestrator.jwks import KeySet
@@ -21,7 +21,6 @@ from peregrine.orchestrator.keys import KeyStore
 from peregrine.orchestrator.tokens import ASYMMETRIC, Tokens
 
 _MIN_BOOTSTRAP = 32
-_OF_A_RUN = expand({RUN})
 
 
 def _algorithms(text: str) -> tuple[str, ...]:
@@ -110,7 +109,7 @@ class Access:
 
     def of_run(self, identity: Identity) -> Proof | None:
         """Proves that a run acts for `identity`, whoever owns it now and however long it takes."""
-        return None if self.signer is None else self.signer.proof(identity, _OF_A_RUN)
+        return None if self.signer is None else self.signer.proof(identity, OF_RUN)
 
 
 @asynccontextmanager

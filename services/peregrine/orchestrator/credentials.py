@@ -15,9 +15,8 @@ import string
 _ALPHABET = string.ascii_letters + string.digits
 _ID_LENGTH, _SECRET_LENGTH = 16, 43
 _FORM = re.compile(rf"pk_([A-Za-z0-9]{{{_ID_LENGTH}}})_[A-Za-z0-9]{{{_SECRET_LENGTH}}}")
-_BEARER = re.compile(r"bearer +([\x21-\x7e]{1,8192})", re.IGNORECASE)
-# The digest of a credential that nobody was ever told.
-_NOBODY = hashlib.sha256(secrets.token_bytes(32)).digest()
+# The digest of no credential that anybody will find.
+_NOBODY = bytes(32)
 
 
 def new_key() -> tuple[str, str]:
@@ -34,12 +33,6 @@ def key_id_of(credential: str) -> str | None:
     """The key id, if the credential has the form of an API key."""
     parts = _FORM.fullmatch(credential)
     return parts[1] if parts else None
-
-
-def bearer(header: object) -> str | None:
-    """The credential in the value of an `authorization` header."""
-    found = _BEARER.fullmatch(header) if isinstance(header, str) else None
-    return found[1] if found else None
 
 
 def digest(credential: str) -> bytes:

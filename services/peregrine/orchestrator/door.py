@@ -17,6 +17,7 @@ from typing import Any, Final
 from prometheus_client import Counter
 
 from peregrine.kit import scopes
+from peregrine.kit.bearer import credential_in
 from peregrine.kit.believed import Believed
 from peregrine.kit.context import Caller, Identity
 from peregrine.kit.errors import PeregrineError, Unavailable
@@ -34,7 +35,6 @@ from peregrine.orchestrator.tokens import Refused, Tokens
 
 EXCHANGE: Final = "/peregrine.api.identity.v1.IdentityService/ExchangeCredential"
 BOOTSTRAP_USER: Final = Identity("default", "admin")
-_BOOTSTRAP_SCOPES = scopes.expand({scopes.ADMIN, scopes.BOOTSTRAP})
 _BELIEVED_SECONDS: Final = 10.0
 _OUTAGE_SECONDS: Final = 600.0
 _KNOWN: Final = 4096
@@ -81,7 +81,7 @@ class CredentialDoor:
         header = metadata.get("authorization")
         if header is None:
             raise credentials_missing()
-        credential = credentials.bearer(header)
+        credential = credential_in(header)
         if credential is None:
             raise credentials_invalid("the header is not `Bearer …`", method=method)
         name = hashlib.sha256(credential.encode()).digest()
@@ -114,7 +114,7 @@ class CredentialDoor:
         return "jwt", self._by_token
 
     async def _by_bootstrap(self, _: str) -> tuple[Identity, frozenset[str], float]:
-        return BOOTSTRAP_USER, _BOOTSTRAP_SCOPES, _NEVER
+        return BOOTSTRAP_USER, scopes.OF_BOOTSTRAP, _NEVER
 
     async def _by_api_key(self, credential: str) -> tuple[Identity, frozenset[str], float]:
         key_id = credentials.key_id_of(credential)

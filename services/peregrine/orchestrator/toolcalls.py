@@ -180,11 +180,14 @@ class ToolCalls:
         self, request: tools.ToolCall, registered: tools.RegisteredTool
     ) -> tools.ToolResult:
         """Asks another worker when one is lost: a READ may run twice, a WRITE has its key."""
+        # One that was lost says so at once; one that hangs has had its time.
+        until = time.monotonic() + registered.tool.timeout.ToNanoseconds() / 1e9
         for attempt in range(1, _LOST_TRIES + 1):
             try:
                 return await self._admitted(request, registered)
             except errors.Unavailable:
-                if attempt == _LOST_TRIES or not context.retry_budget().take():
+                late = time.monotonic() > until
+                if late or attempt == _LOST_TRIES or not context.retry_budget().take():
                     raise
                 await asyncio.sleep(_LOST_DELAY * 2**attempt)
         raise AssertionError("unreachable: the last attempt returns or raises")

@@ -250,15 +250,6 @@ async def test_it_is_ready_only_when_its_backends_are(memory: Neighbours) -> Non
             pytest.fail("it is ready without an orchestrator")
 
 
-async def test_who_must_be_known_is_asked_for(fake: FakeOrchestrator, memory: object) -> None:
-    target = fake.target
-    async with edge(orchestrator=target, memory=target, PEREGRINE_AUTH_REQUIRED="true") as one:
-        async with httpx.AsyncClient(base_url=one.url) as http:
-            answer = await http.get("/v1/runs")
-            assert (answer.status_code, answer.json()["reason"]) == (401, "IDENTITY_MISSING")
-            assert (await http.get("/readyz")).status_code == 200
-
-
 async def test_the_trace_of_the_caller_goes_on(
     http: httpx.AsyncClient, server: EdgeServer, fake: FakeOrchestrator
 ) -> None:

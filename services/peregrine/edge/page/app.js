@@ -5,6 +5,7 @@
 // A question whose run is not known yet is kept with its request id and asked again: the same id is
 // the same run.
 
+import { signedIn, signOut } from "./key.js";
 import { make } from "./markdown.js";
 import { ask, Problem, read } from "./reading.js";
 import { Transcript, turnsOf } from "./transcript.js";
@@ -12,7 +13,7 @@ import { Turn } from "./turn.js";
 
 const $ = (id) => document.getElementById(id);
 const ui = Object.fromEntries(
-  ["side", "conversations", "no-conversations", "new", "veil", "menu", "title", "simulated", "scroll",
+  ["side", "conversations", "no-conversations", "sign-out", "new", "veil", "menu", "title", "simulated", "scroll",
     "log", "empty", "ideas", "composer", "latest", "notice", "message", "agent", "hint", "send",
     "stop", "status"].map((id) => [id.replace(/-(.)/, (_, letter) => letter.toUpperCase()), $(id)]),
 );
@@ -379,6 +380,8 @@ document.addEventListener("keydown", (event) => {
 });
 ui.stop.addEventListener("click", stop);
 ui.new.addEventListener("click", () => show(""));
+ui.signOut.addEventListener("click", signOut);
+document.addEventListener("signed", () => (ui.signOut.hidden = !signedIn()));
 ui.menu.addEventListener("click", () => {
   sidebar(!document.body.classList.contains("side-open"));
   if (document.body.classList.contains("side-open")) ui.new.focus();
@@ -417,5 +420,6 @@ async function main() {
   if (pending && !query.has("run")) begin(JSON.parse(pending));
 }
 
+ui.signOut.hidden = !signedIn();
 const known = agents().catch(fail);
 main();

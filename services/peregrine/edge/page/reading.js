@@ -3,6 +3,8 @@
 // Every event has a position (its sequence, under an epoch). When a connection is lost, the next one
 // begins after the last position seen, so each event is passed on once and in order.
 
+import { request } from "./key.js";
+
 const QUIET_MS = 40_000; // two heartbeats and some: the connection is gone
 const LONGEST_WAIT_MS = 5_000;
 const WORTH_RETRYING = new Set([408, 429, 502, 503, 504]);
@@ -17,7 +19,7 @@ export class Problem extends Error {
 }
 
 export async function ask(path, options = {}) {
-  const response = await fetch(path, options);
+  const response = await request(path, options);
   if (!response.ok) throw await problemOf(response);
   return response.json();
 }
@@ -33,6 +35,8 @@ export async function read({ start, runId, after, epoch, signal, onEvent, onLost
       if (response.status === 204) return;
       if (!response.ok) throw await problemOf(response);
       for await (const { name, data } of frames(response.body, signal)) {
+        // A key that ended in the middle is asked for again, by the next request.
+        if (name === "problem" && data.status === 401) break;
         if (name === "problem") throw new Problem(data);
         if (data.sequence <= cursor.sequence && data.epoch <= (cursor.epoch ?? data.epoch)) continue;
         cursor = { sequence: data.sequence, epoch: data.epoch };
@@ -56,7 +60,7 @@ export async function read({ start, runId, after, epoch, signal, onEvent, onLost
 
 function open({ start, runId, cursor, signal }) {
   if (!runId) {
-    return fetch("/v1/chat/stream", {
+    return request("/v1/chat/stream", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(start),
@@ -65,7 +69,7 @@ function open({ start, runId, cursor, signal }) {
   }
   const query = new URLSearchParams({ after: cursor.sequence });
   if (cursor.epoch !== null) query.set("epoch", cursor.epoch);
-  return fetch(`/v1/runs/${runId}/events?${query}`, { signal });
+  return request(`/v1/runs/${runId}/events?${query}`, { signal });
 }
 
 async function* frames(body, signal) {
