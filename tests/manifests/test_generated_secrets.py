@@ -111,7 +111,9 @@ def test_it_makes_every_secret_that_a_pod_of_dev_waits_for() -> None:
     needed = set()
     for each in workloads("dev"):
         for variable in each.container.get("env", ()):
-            reference = variable["valueFrom"]["secretKeyRef"]
+            reference = variable.get("valueFrom", {}).get("secretKeyRef")
+            if reference is None:
+                continue
             needed.add((reference["name"], reference["key"]))
         for volume in each.pod["volumes"]:
             if "secret" in volume:

@@ -145,6 +145,8 @@ def test_a_secret_goes_only_to_who_uses_it(overlay: str) -> None:
     users: dict[str, set[str]] = {}
     for each in workloads(overlay):
         for variable in each.container.get("env", ()):
+            if "valueFrom" not in variable:
+                continue
             reference = variable["valueFrom"]["secretKeyRef"]
             assert "optional" not in reference
             users.setdefault(reference["key"], set()).add(each.name.partition("-0")[0])
