@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
 help: ## List the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: run
 run: $(VENV)/.runtime ## Start Peregrine here: stores, services, examples; Ctrl-C stops it
@@ -58,9 +58,22 @@ protos: $(VENV)/.development ## Regenerate the stubs in services/peregrine/api
 
 .PHONY: render
 render: ## Render every Kubernetes overlay to build/k8s (needs kubectl)
-	@mkdir -p build/k8s
-	@for overlay in k8s/overlays/*/; do name=$$(basename $$overlay); \
-	  echo "==> $$name"; kubectl kustomize $$overlay > build/k8s/$$name.yaml || exit 1; done
+	@if ! kubectl version --client --output yaml 2>/dev/null | grep -q 'kustomizeVersion: v[5-9]'; then \
+	  echo "Nothing is rendered: there is no kubectl here with kustomize 5 (kubectl 1.27 or newer)"; \
+	else mkdir -p build/k8s && for overlay in k8s/overlays/*/; do name=$$(basename $$overlay); \
+	  echo "==> build/k8s/$$name.yaml"; kubectl kustomize $$overlay > build/k8s/$$name.yaml || exit 1; done; fi
+
+IMAGE ?= peregrine:dev
+BUILD_ARGS ?=
+
+.PHONY: image
+image: ## Build the container image (IMAGE=peregrine:dev, BUILD_ARGS=…; needs docker)
+	docker build $(foreach name,BASE PIP_INDEX_URL PIP_EXTRA_INDEX_URL STORES, \
+	  $(if $($(name)),--build-arg $(name))) $(BUILD_ARGS) --tag $(IMAGE) .
+
+.PHONY: test-cluster
+test-cluster: $(VENV)/.development ## Install into the cluster of KUBECONFIG, use it, remove it (KEEP=1, REUSE=1)
+	@$(BIN)/python -m tests.cluster --image $(IMAGE) $(if $(KEEP),--keep) $(if $(REUSE),--reuse)
 
 PIN := -m piptools compile --quiet --no-header --generate-hashes --allow-unsafe --strip-extras \
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
