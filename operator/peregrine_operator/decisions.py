@@ -6,9 +6,9 @@
     REMOVE    the resource goes, and with it what the service holds; then the finalizer
     RELEASE   the resource goes, and the name belongs to another one: only the finalizer
 
-A service's answer is remembered in the status (`applied`: generation, version, time, digest of the
-stored definition). As long as the service lists the same, nothing is asked of it; when it lists
-something else, somebody else was there, which is drift, and the definition is applied again.
+A service's answer is remembered in the status (`applied`: generation, version, time of the stored
+definition). As long as the service lists the same, nothing is asked of it; when it lists something
+else, somebody else was there, which is drift, and the definition is applied again.
 """
 
 import enum
@@ -58,11 +58,10 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a service holds under a name. `definition` is a digest; `disabled` is why, if it is."""
+    """What a service holds under a name. `time`: of its last change; `disabled`: why, if it is."""
 
     version: int
     time: str
-    definition: str
     disabled: str = ""
     effect: str = ""
 
@@ -148,7 +147,6 @@ def remembered(one: Object, held: Held) -> dict[str, Any]:
         "generation": one.generation,
         "version": held.version,
         "time": held.time,
-        "definition": held.definition,
     }
 
 
@@ -201,7 +199,8 @@ def _applied(one: Object) -> Mapping[str, Any]:
 def _drift(applied: Mapping[str, Any], held: Held | None) -> str:
     if held is None:
         return "was deleted"
-    return "" if held.definition == applied.get("definition") else "was changed"
+    same = (held.version, held.time) == (applied.get("version"), applied.get("time"))
+    return "" if same else "was changed"
 
 
 def _conflicted(one: Object, owner: Key) -> Ready:

@@ -135,6 +135,7 @@ class Reconciler:
         if situation.refused:
             return Outcome("refused")
         situation = await self._with_tools(situation)
+        situation = await self._with_server(situation)
         ready = decisions.judge(situation)
         if ready is None or not await self._say(one, ready, situation.held, situation.tools):
             return Outcome("unchanged")
@@ -158,6 +159,16 @@ class Reconciler:
         tools = await self._services.tools_of(situation.resource.tools)
         return replace(situation, tools=tools)
 
+    async def _with_server(self, situation: Situation) -> Situation:
+        """A tool of an MCP server is connected when it is asked for by name: only then it tells."""
+        one = situation.resource
+        if "mcp" not in one.spec or situation.held is None:
+            return situation
+        name = one.claim[1]
+        await self._services.tools_of((name,))
+        held = (self._services.tools or {}).get(name, situation.held)
+        return replace(situation, held=held)
+
     async def _apply(self, situation: Situation, definition: Message, plan: Plan) -> Outcome:
         one = situation.resource
         if decisions.FINALIZER not in one.finalizers:
@@ -170,6 +181,7 @@ class Reconciler:
         before = one.status.get("applied") or {}
         changed = held.version != before.get("version") or held.time != before.get("time")
         situation = await self._with_tools(replace(situation, resource=one, held=held, known=True))
+        situation = await self._with_server(situation)
         ready = decisions.judge(situation) or Ready(
             "Unknown",
             "ToolsUnknown",

@@ -1,7 +1,7 @@
 """The services that keep agents and tools, and what they were last seen to hold."""
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import structlog
 from google.protobuf.message import Message
@@ -39,18 +39,17 @@ class Services:
         """How it stands with the tools that an agent names."""
         if not names:
             return Tools()
-        if self.tools is None or any(name not in self.tools for name in names):
-            # They may have come since the last list.
+        found = self.tools or {}
+        if any(name not in found or found[name].disabled for name in names):
+            # They may have come since the last list; and tools of a server that nobody has needed
+            # yet are connected when they are asked for by name.
             try:
-                listed = self._registry.list_tools(names=names)
-                found = {each.tool.name: _tool(each) async for each in listed}
+                found = held_tools([each async for each in self._registry.list_tools(names=names)])
             except PeregrineError as error:
-                log.info("tools_not_listed", error=error)
+                log.info("tools_not_listed", reason=error.reason, error=error.message)
                 return Tools(len(names), None)
             if self.tools is not None:
                 self.tools |= found
-        else:
-            found = self.tools
         return Tools(
             named=len(names),
             missing=tuple(name for name in names if name not in found),
@@ -98,15 +97,14 @@ class Services:
 
     async def _list_tools(self) -> dict[str, Held] | None:
         try:
-            listed = self._registry.list_tools()
-            return {each.tool.name: _tool(each) async for each in listed}
+            return held_tools([each async for each in self._registry.list_tools()])
         except PeregrineError as error:
             log.warning("tools_not_listed", reason=error.reason, error=error.message)
             return None
 
 
 def _agent(agent: orchestrator_pb2.Agent) -> Held:
-    return Held(agent.version, agent.update_time.ToJsonString(), digest(agent.spec))
+    return Held(agent.version, agent.update_time.ToJsonString())
 
 
 def _tool(tool: tools_pb2.RegisteredTool) -> Held:
@@ -114,11 +112,19 @@ def _tool(tool: tools_pb2.RegisteredTool) -> Held:
     return Held(
         version=tool.version,
         time=tool.update_time.ToJsonString(),
-        definition=digest(tool.tool),
         disabled=tool.disabled_reason,
         effect="" if effect == "UNSPECIFIED" else effect,
     )
 
 
-def digest(message: Message) -> str:
-    return hashlib.sha256(message.SerializeToString(deterministic=True)).hexdigest()[:32]
+def held_tools(listed: Iterable[tools_pb2.RegisteredTool]) -> dict[str, Held]:
+    """By name. A server of tools, which is no tool itself, is as good as having any."""
+    tools = list(listed)
+    held = {each.tool.name: _tool(each) for each in tools}
+    offered = [each.tool.name for each in tools if each.tool.mcp.tool]
+    for each in tools:
+        name = each.tool.name
+        if each.tool.HasField("mcp") and not each.tool.mcp.tool:
+            if any(other.startswith(f"{name}_") for other in offered):
+                held[name] = replace(held[name], disabled="")
+    return held

@@ -72,7 +72,6 @@ _APPLIED = {
         "generation": _COUNT,
         "version": _COUNT,
         "time": _TIME,
-        "definition": {"type": "string", "maxLength": 128},
     },
 }
 

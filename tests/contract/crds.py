@@ -2,8 +2,8 @@
 
     python -m tests.contract.reference
 
-writes `k8s/base/crds/*.yaml`, too; a test compares the committed files with what it makes. So a field
-that is added to a proto, or a bound that moves, reaches the API server in the same change.
+writes `k8s/base/crds/*.yaml`, too; a test compares the committed files with what it makes. So a
+field that is added to a proto, or a bound that moves, reaches the API server in the same change.
 
 What a schema can say is said there (types, enums, lengths, counts), and what needs a sentence is a
 CEL rule with one: patterns, durations, and rules between fields. Every text, list and map has a

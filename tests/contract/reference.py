@@ -2,8 +2,8 @@
 
     python -m tests.contract.reference
 
-writes `docs/api.md`, `docs/settings.md` and `docs/metrics.md`; a test compares the committed pages
-with what it makes.
+writes `docs/api.md`, `docs/settings.md` and `docs/metrics.md`, and the CRDs (see
+`tests.contract.crds`); a test compares the committed pages with what it makes.
 """
 
 import ast
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from peregrine.kit import settings
 from peregrine.kit.settings import Row
-from tests.contract import metric_rules
+from tests.contract import crds, metric_rules
 from tests.contract.completeness import NOT_BUILT_YET
 from tests.contract.protos import Contract, Rpc, compiled
 from tests.contract.repository import PROTOS, ROOT, dotted, product
@@ -172,7 +172,9 @@ def _declares_settings(node: ast.ClassDef) -> bool:
 
 def pages() -> Iterator[tuple[Path, str]]:
     with tempfile.TemporaryDirectory() as scratch:
-        yield API, api_page(compiled(PROTOS, Path(scratch)))
+        contract = compiled(PROTOS, Path(scratch))
+    yield API, api_page(contract)
+    yield from crds.pages(crds.comments_of(contract))
     yield SETTINGS, settings_page()
     yield METRICS, metrics_page()
 

@@ -46,6 +46,7 @@ RIGHT: dict[str, Any] = {
     "spec.http.body": {"a": [1, None]},
     "spec.mcp.url": "https://example.com/mcp",
     "spec.python.function": "package.module:function",
+    "spec.mcp.approvedDigests": ["sha256:" + "0" * 64],
     "spec.inputSchema": {"type": "object", "properties": {"a": {"type": "string"}}},
     "spec.http": {"url": "https://example.com"},
     "spec.mcp": {"command": ["server"]},
@@ -147,6 +148,8 @@ def _strict(schema: dict[str, Any]) -> dict[str, Any]:
         for key, value in schema.items()
         if not key.startswith("x-") and key not in ("format", "default")
     }
+    if schema.get("format") == "int64":
+        made.setdefault("maximum", INT64)
     made["properties"] = {
         key: _strict(below) for key, below in schema.get("properties", {}).items()
     }
@@ -207,7 +210,7 @@ def wrong(path: str, schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         case "array":
             yield "text", "a"
             if schema["x-kubernetes-list-type"] == "set":
-                one = right(f"{path}[]", schema["items"])
+                (one,) = right(path, schema) or ["calculator"]
                 yield "the same twice", [one, one]
             yield "too many", [f"a{number}" for number in range(schema["maxItems"] + 1)]
         case "object":

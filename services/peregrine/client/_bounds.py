@@ -23,14 +23,14 @@ class Bounds:
     bytes, and `least` means that it is not blank; maps: `keys` is the pattern of their keys.
     """
 
+    pattern: str | None = None
+    pattern_in_words: str = ""
     least: float | None = None
     most: float | None = None
     length: int | None = None
     bytes: int | None = None
     items: int | None = None
     choices: tuple[str, ...] = ()
-    pattern: str | None = None
-    pattern_in_words: str = ""
     keys: str | None = None
     keys_in_words: str = ""
 
@@ -40,14 +40,12 @@ class Bounds:
         return self.bytes if self.length is None else self.length
 
 
-def _name(pattern: str, words: str, *, length: int, items: int | None = None) -> Bounds:
-    return Bounds(pattern=pattern, pattern_in_words=words, length=length, items=items)
-
-
 _TOOL = r"[a-zA-Z0-9_-]{1,64}"
 _TOOL_IN_WORDS = "1 to 64 of a-z A-Z 0-9 _ -"
 _TAG = r"[!-~]{1,128}"
 _SECRET = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,126}[A-Za-z0-9])?"  # noqa: S105 - the form of a name
+_VARIABLE = r"[A-Za-z_][A-Za-z0-9_]{0,127}"
+_VARIABLE_IN_WORDS = "names of environment variables"
 _HEADER = r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}"
 # Arguments in braces come after the host.
 _AFTER_HOST = r'(?:[/?][!"$-~]*)?'
@@ -68,9 +66,9 @@ BOUNDS: Mapping[str, Bounds] = {
     "AgentSpec.model": Bounds(least=1, length=128),
     "AgentSpec.fallback_models": _MODELS,
     "AgentSpec.system_prompt": Bounds(bytes=64 * 1024),
-    "AgentSpec.tools": _name(_TOOL, _TOOL_IN_WORDS, length=64, items=128),
+    "AgentSpec.tools": Bounds(_TOOL, _TOOL_IN_WORDS, length=64, items=128),
     "AgentSpec.capabilities": Bounds(least=1, length=64, items=64),
-    "AgentSpec.approvals": _name(_TOOL, _TOOL_IN_WORDS, length=64, items=128),
+    "AgentSpec.approvals": Bounds(_TOOL, _TOOL_IN_WORDS, length=64, items=128),
     "AgentSpec.temperature": Bounds(least=0, most=1),
     "AgentSpec.description": Bounds(bytes=4 * 1024),
     "AgentLimits.max_steps": Bounds(least=1, most=100),
@@ -78,19 +76,20 @@ BOUNDS: Mapping[str, Bounds] = {
     "AgentLimits.max_duration": Bounds(least=0.001, most=3600),
     "ContextOptions.max_messages": Bounds(least=1),
     "ContextOptions.token_budget": Bounds(least=1),
-    "Tool.name": _name(_TOOL, _TOOL_IN_WORDS, length=64),
+    "Tool.name": Bounds(_TOOL, _TOOL_IN_WORDS, length=64),
     "Tool.description": Bounds(least=1, bytes=4 * 1024),
-    "Tool.invalidates": _name(_TAG, "1 to 128 visible ASCII characters", length=128, items=32),
+    "Tool.invalidates": Bounds(_TAG, "1 to 128 visible ASCII characters", length=128, items=32),
+    "Tool.tags": Bounds(_TAG, "1 to 128 visible ASCII characters", length=128, items=32),
     "Tool.timeout": Bounds(least=0.001, most=300),
     "Tool.max_concurrency": Bounds(least=1, most=1000),
     "Tool.retries": Bounds(most=5),
     "Tool.cache_ttl": _TTL,
     "Tool.uncacheable_arguments": Bounds(least=1, length=128, items=64),
-    "BuiltinBackend.name": _name(_TOOL, _TOOL_IN_WORDS, length=64),
+    "BuiltinBackend.name": Bounds(_TOOL, _TOOL_IN_WORDS, length=64),
     "HttpBackend.method": Bounds(
         choices=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"), length=6
     ),
-    "HttpBackend.url": _name(
+    "HttpBackend.url": Bounds(
         rf"{_URL}|\$\{{PEREGRINE_EXAMPLE_HTTP_URL\}}{_AFTER_HOST}",
         "http://HOST/… or https://HOST/…, or begin with ${PEREGRINE_EXAMPLE_HTTP_URL}, "
         "with {arguments} only after the host and nothing after a #",
@@ -105,22 +104,28 @@ BOUNDS: Mapping[str, Bounds] = {
         length=4096,
     ),
     "HttpBackend.secret_headers": _SECRET_HEADERS,
-    "McpBackend.url": _name(_URL, "http://HOST/… or https://HOST/…", length=8192),
+    "McpBackend.url": Bounds(_URL, "http://HOST/… or https://HOST/…", length=8192),
     "McpBackend.command": Bounds(least=1, length=1024, items=64),
     "McpBackend.tool": Bounds(least=1, length=128),
     "McpBackend.secret_headers": _SECRET_HEADERS,
+    "McpBackend.approved_digests": Bounds(
+        r"sha256:[0-9a-f]{64}", "sha256: and 64 hexadecimal digits", length=71, items=512
+    ),
+    "McpBackend.environment": Bounds(
+        items=64, keys=_VARIABLE, keys_in_words=_VARIABLE_IN_WORDS, length=4096
+    ),
     "McpBackend.secret_environment": Bounds(
         items=32,
-        keys=r"[A-Za-z_][A-Za-z0-9_]{0,127}",
-        keys_in_words="names of environment variables",
+        keys=_VARIABLE,
+        keys_in_words=_VARIABLE_IN_WORDS,
         pattern=_SECRET,
         pattern_in_words=_SECRET_HEADERS.pattern_in_words,
         length=128,
     ),
-    "PythonBackend.function": _name(
+    "PythonBackend.function": Bounds(
         r"[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*", "package.module:function", length=256
     ),
-    "Policy.namespace": _name(
+    "Policy.namespace": Bounds(
         r"[A-Za-z0-9_.:-]{1,128}", "1 to 128 of A-Z a-z 0-9 _ . : -", length=128
     ),
     "Policy.ttl": _TTL,
@@ -161,7 +166,7 @@ TOOL_POOL: tuple[Entry, ...] = (
         "deployment",
         "text",
         "The Deployment that is scaled, in the namespace of the pool.",
-        _name(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?", "the name of a Deployment", length=253),
+        Bounds(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?", "the name of a Deployment", length=253),
     ),
     Entry(
         "minReplicas",

@@ -68,6 +68,8 @@ class Tools(tools_grpc.ToolServiceServicer):
         self.tools: dict[str, tools.RegisteredTool] = {}
         self.failing: PeregrineError | None = None
         self.applied: list[str] = []
+        # Servers of tools, and what each offers once somebody asks for it by name.
+        self.lazy: dict[str, list[str]] = {}
         self._time = 0
         built_in = tools.Tool(name="calculator", effect=common_pb2.EFFECT_PURE)
         self.tools["calculator"] = tools.RegisteredTool(tool=built_in, version=1, builtin=True)
@@ -96,9 +98,20 @@ class Tools(tools_grpc.ToolServiceServicer):
         self, request: tools.ListToolsRequest, context: Any
     ) -> tools.ListToolsResponse:
         self._fail()
+        for server in set(request.names) & self.lazy.keys() & self.tools.keys():
+            for name in self.lazy[server]:
+                mcp = tools.McpBackend(tool=name)
+                self.tools[name] = tools.RegisteredTool(tool=tools.Tool(name=name, mcp=mcp))
+            self.tools[server].disabled_reason = "it is a server"
         names = list(request.names) or sorted(self.tools)
+        names += [each for server in request.names for each in self.lazy.get(server, ())]
         found = [self.tools[name] for name in names if name in self.tools]
         return tools.ListToolsResponse(tools=found)
+
+    def forget(self, server: str) -> None:
+        """The server offers nothing any more."""
+        for name in [each for each in self.tools if each.startswith(f"{server}_")]:
+            del self.tools[name]
 
     async def DeleteTool(
         self, request: tools.DeleteToolRequest, context: Any

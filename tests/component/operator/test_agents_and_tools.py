@@ -207,6 +207,7 @@ async def test_drift_is_put_right_and_an_event_says_so(
         await eventually(lambda: api.ready(HELPER)[0] == "True" == api.ready(LOOKUP)[0])
         agents.agents.clear()
         tools.tools["lookup"].tool.description = "Something else."
+        tools.tools["lookup"].version += 1
         await eventually(lambda: len(api.events("DriftRepaired")) == 2)
     assert agents.agents["helper"] == orchestrator_pb2.Agent(
         name="helper",
@@ -281,3 +282,20 @@ async def test_an_api_server_that_refuses_is_asked_again(
         agents.agents.clear()
         api.refusing = 0
         await eventually(lambda: "helper" in agents.agents, timeout=20)
+
+
+async def test_the_tools_of_an_mcp_server_are_connected_when_an_agent_names_the_server(
+    api: ApiServer, tools: Tools, start: Start
+) -> None:
+    server = tool("search", http=None, mcp={"url": "https://example.com/mcp"})
+    del server["spec"]["http"]
+    tools.lazy["search"] = ["search_web", "search_news"]
+    async with start():
+        await api.apply(agent(tools=["search"]))
+        await api.apply(server)
+        await eventually(lambda: api.ready(Key("Tool", "one", "search")) == ("True", "Applied"))
+        await eventually(lambda: api.ready(HELPER) == ("True", "Applied"))
+        tools.lazy["search"] = []
+        tools.forget("search")
+        await eventually(lambda: api.ready(Key("Tool", "one", "search")) == ("False", "Disabled"))
+        await eventually(lambda: api.ready(HELPER) == ("False", "ToolsDisabled"))
