@@ -3,11 +3,10 @@
 import re
 from typing import Any
 
-from tests.contract.repository import tracked_files
+from tests.contract.repository import ROOT, tracked_files
 from tests.manifests.rendered import (
     K8S,
     OVERLAYS,
-    ROOT,
     every_overlay,
     needs_kubectl,
     objects,

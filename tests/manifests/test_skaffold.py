@@ -107,9 +107,13 @@ def test_forwarded_ports_are_ports_of_services() -> None:
 def test_every_job_is_deleted_before_another_image_is_deployed() -> None:
     (hook,) = SKAFFOLD["deploy"]["kubectl"]["hooks"]["before"]
     command = hook["host"]["command"][-1]
-    deleted = set(command.partition("delete job ")[2].split()) - {"--ignore-not-found"}
-    assert deleted == {each.name for each in workloads("dev") if each.kind == "Job"}
-    assert "--ignore-not-found" in command
+    name, _, value = command.partition("delete jobs --selector ")[2].partition("=")
+    assert "--namespace peregrine" in command
+    for overlay in ("dev", "live", "prod"):
+        for each in workloads(overlay):
+            if each.kind == "Job":
+                assert each.object["metadata"]["labels"][name] == value
+                assert each.object["metadata"]["namespace"] == "peregrine"
 
 
 def test_every_overlay_and_component_is_used() -> None:
