@@ -133,7 +133,7 @@ class CredentialDoor:
             with contextlib.suppress(PeregrineError):
                 await self._keys.used(found.identity.tenant, key_id)
         ends = _NEVER if found.ends is None else found.ends
-        return found.identity, scopes.expand(found.scopes), ends
+        return found.identity, scopes.expand(found.scopes.intersection(scopes.GRANTABLE)), ends
 
     async def _by_token(self, credential: str) -> tuple[Identity, frozenset[str], float]:
         if self._tokens is None:
