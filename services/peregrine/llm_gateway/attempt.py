@@ -70,7 +70,7 @@ class Attempt:
         self._deadline = deadline
         self._idle = idle
         self._clock = clock
-        self._stream = provider.stream(content, deadline=deadline)
+        self._stream = provider.stream(content)
         self._sent = time.monotonic()
         # When the alarm is to be set anew.
         self._patience = 0.0

@@ -181,7 +181,7 @@ async def build(
             keep_seconds=settings.keep_seconds,
         )
         servicer = LlmServicer(
-            provider=Provider(api_key=key, base_url=base_url, http_client=client.http),
+            provider=Provider(api_key=key, base_url=base_url, client=client),
             generations=generations,
             metrics=metrics,
             limits=Limits(

@@ -13,7 +13,7 @@ import logging
 import ssl
 import time
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 from urllib.parse import urlsplit
@@ -89,6 +89,9 @@ class Opened:
         self.http = http
         self.pool = pool
 
+    def poster(self, url: str, headers: Mapping[str, str]) -> "Poster":
+        return Poster(self.http, self.pool, url, headers)
+
     async def warm(self) -> None:
         """Opens connections, as far as that goes, and keeps them from now on.
 
@@ -97,6 +100,41 @@ class Opened:
         """
         if self.pool is not None:
             await self.pool.warm()
+
+
+class Poster:
+    """POSTs one body after the other to one URL with one set of headers, and streams the answers.
+
+    The request is made once: making it, through a client's layers, took 1.0 ms of CPU in a tight
+    loop and 2.2 ms between other work, sending it takes a tenth.
+    """
+
+    def __init__(
+        self, http: Client, pool: "Pool | None", url: str, headers: Mapping[str, str]
+    ) -> None:
+        self._http = http
+        self._pool = pool
+        self._url = httpx2.URL(url)
+        self._headers = httpx2.Headers(headers)
+        raw = self._url
+        self._http2 = http2.request_headers(
+            b"POST", raw.raw_scheme, raw.netloc, raw.raw_path, self._headers.raw
+        )
+
+    async def post(self, content: bytes) -> Response:
+        """The answer, whatever its status, its body still to be read and closed.
+
+        Raises: TransportError.
+        """
+        if self._pool is not None:
+            sized = [*self._http2, (b"content-length", b"%d" % len(content))]
+            response = await self._pool.exchange(sized, content)
+            if response is not None:
+                return response
+        request = self._http.build_request(
+            "POST", self._url, headers=self._headers, content=content
+        )
+        return await self._http.send(request, stream=True)
 
 
 class Pool(httpx2.AsyncBaseTransport):
@@ -141,6 +179,16 @@ class Pool(httpx2.AsyncBaseTransport):
         headers = http2.request_headers(
             request.method.encode(), url.raw_scheme, url.netloc, url.raw_path, request.headers.raw
         )
+        response = await self.exchange(headers, body)
+        if response is None:
+            return await self._http1.handle_async_request(request)
+        return response
+
+    async def exchange(self, headers: http2.Headers, body: bytes) -> Response | None:
+        """Sends a request of this origin; None when the server speaks HTTP/1.
+
+        Raises: TransportError.
+        """
         for last in (False,) * (_MAX_TRIES - 1) + (True,):
             waited = 0.0
             connection = self._free_connection()
@@ -149,14 +197,14 @@ class Pool(httpx2.AsyncBaseTransport):
                 connection = await self._wait_for_connection()
                 waited = time.monotonic() - began
             if connection is None:
-                return await self._http1.handle_async_request(request)
+                return None
             try:
                 return await _exchange(connection, headers, body, waited)
             except http2.Unprocessed as error:
                 if last:
-                    raise httpx2.RemoteProtocolError(str(error), request=request) from error
+                    raise httpx2.RemoteProtocolError(str(error)) from error
             except http2.Broken as error:
-                raise httpx2.ReadError(str(error), request=request) from error
+                raise httpx2.ReadError(str(error)) from error
         raise AssertionError("unreachable")
 
     def _free_connection(self) -> http2.Connection | None:
