@@ -54,6 +54,10 @@ class MigrationError(StartRefused):
     """The schema cannot be brought to, or is not at, what the program needs."""
 
 
+class SchemaBehind(MigrationError):
+    """Migrations are missing that somebody may be about to apply."""
+
+
 @dataclass(frozen=True, slots=True)
 class Migration:
     component: str
@@ -102,7 +106,7 @@ def compare(migration: Migration, checksum: str) -> None:
 def check(component: str, wanted: Sequence[Migration], applied: Mapping[int, str]) -> None:
     """Raises `MigrationError` unless all of `wanted` is among the applied checksums by version."""
     if any(migration.version not in applied for migration in wanted):
-        raise MigrationError(
+        raise SchemaBehind(
             f"the {component} schema is at version {max(applied, default=0)} and "
             f"{wanted[-1].version} is needed: run `peregrine migrate`"
         )

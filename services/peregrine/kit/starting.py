@@ -14,7 +14,7 @@ from typing import TypeVar
 import structlog
 
 from peregrine.kit.errors import Unavailable
-from peregrine.kit.migrations import MigrationError
+from peregrine.kit.migrations import SchemaBehind
 
 _AGAIN_SECONDS = 0.5
 
@@ -33,7 +33,7 @@ async def patiently(attempt: Callable[[], Awaitable[T]], *, seconds: float) -> T
     while True:
         try:
             return await attempt()
-        except (Unavailable, MigrationError) as error:
+        except (Unavailable, SchemaBehind) as error:
             if time.monotonic() >= end:
                 raise
             if said != error.message:

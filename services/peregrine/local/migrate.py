@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from peregrine.kit import postgres, settings
+from peregrine.kit import postgres, settings, telemetry
 from peregrine.kit.errors import PeregrineError
 from peregrine.kit.starting import patiently
 from peregrine.local.migrations import COMPONENTS
@@ -27,6 +27,7 @@ def run(environ: Mapping[str, str]) -> int:
     except settings.SettingsError as problem:
         sys.stderr.write(f"{problem}\n")
         return 2
+    telemetry.configure_logging("migrate")
     try:
         applied = asyncio.run(_migrate(loaded))
     except PeregrineError as problem:

@@ -4,7 +4,7 @@ import pytest
 
 from peregrine.kit import starting
 from peregrine.kit.errors import PeregrineError, StartRefused, Unavailable
-from peregrine.kit.migrations import MigrationError
+from peregrine.kit.migrations import MigrationError, SchemaBehind
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ class Attempts:
 
 
 AWAY = Unavailable("PostgreSQL cannot be reached", reason="POSTGRES_UNAVAILABLE")
-BEHIND = MigrationError("the memory schema is at version 0 and 1 is needed")
+BEHIND = SchemaBehind("the memory schema is at version 0 and 1 is needed")
 
 
 async def test_it_waits_for_the_database_and_then_for_its_tables() -> None:
@@ -40,8 +40,12 @@ async def test_without_time_the_first_error_passes(error: PeregrineError) -> Non
     assert attempt.left == ["never"]
 
 
-async def test_what_no_time_can_mend_passes_at_once() -> None:
-    attempt = Attempts(AWAY, StartRefused("the role is a superuser"), "never")
-    with pytest.raises(StartRefused, match="superuser"):
+@pytest.mark.parametrize(
+    "error",
+    [StartRefused("the role is a superuser"), MigrationError("an applied file was changed")],
+)
+async def test_what_no_time_can_mend_passes_at_once(error: PeregrineError) -> None:
+    attempt = Attempts(AWAY, error, "never")
+    with pytest.raises(type(error), match=error.message):
         await starting.patiently(attempt, seconds=60)
     assert attempt.left == ["never"]
