@@ -16,11 +16,14 @@ from rich.console import Console, RenderableType
 from benchmarks import rows
 from benchmarks.rows import Row
 from benchmarks.simulate.experiment import Experiment
+from benchmarks.simulate.pool import claims as pool
 
 # What is yielded besides rows is a table, shown as it comes.
 Simulation = Callable[[Experiment], Iterator[Row | RenderableType]]
 
-SIMULATIONS: dict[str, Simulation] = {}
+SIMULATIONS: dict[str, Simulation] = {
+    "pool": pool.rows,
+}
 SEEDS = 10
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _RESULTS = _REPOSITORY / "benchmarks" / "results"

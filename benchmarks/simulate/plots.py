@@ -6,10 +6,12 @@ matplotlib is imported when the first plot is drawn: figures alone need none.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+Panel: TypeAlias = "Axes"
 
 # Told apart by people who do not see red and green (Okabe and Ito), ours first.
 OURS = "#0072b2"
@@ -40,9 +42,16 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def figure(
-    path: Path, *, panels: int, title: str, width: float = 9.0, height: float = 2.3
+    path: Path,
+    *,
+    panels: int,
+    title: str,
+    width: float = 9.0,
+    height: float = 2.3,
+    one_axis: bool = True,
 ) -> Iterator[list["Axes"]]:
-    """Panels above each other with one time axis; written as SVG to `path` at the end."""
+    """Panels above each other, with one time axis unless told otherwise; written as SVG to `path`
+    at the end."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -50,7 +59,7 @@ def figure(
 
     with matplotlib.rc_context(_STYLE):
         drawn, axes = pyplot.subplots(
-            panels, 1, sharex=True, squeeze=False, figsize=(width, 0.5 + height * panels)
+            panels, 1, sharex=one_axis, squeeze=False, figsize=(width, 0.5 + height * panels)
         )
         try:
             drawn.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")

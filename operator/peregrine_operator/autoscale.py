@@ -7,7 +7,8 @@ so the simulator runs the very same function as the operator, and a decision can
   as it stands, and a fast one that is believed when it says much more. If that is twice what is
   ready, it is panic: all is believed, and nothing is taken away for a minute. (Two windows and
   panic are Knative's, the window of recommendations is that of the HorizontalPodAutoscaler.)
-- It grows at once, by at most four times; more than that only when two looks in a row want it.
+- It grows at once, by at most four times; by more only when two looks in a row want it, or the one
+  before was in panic already.
 - It shrinks to the highest of what it would have recommended in the last five minutes, by a fifth
   per minute, and by no less than a tenth of the pool, so that it does not flap.
 - Unknown is not zero (`signals`). Without data the pool is held as it is, and shrinking needs a
@@ -16,7 +17,6 @@ so the simulator runs the very same function as the operator, and a decision can
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 
 from peregrine_operator import pool_state, sizing
@@ -29,6 +29,8 @@ LOOK = 5.0
 """Seconds between two looks."""
 STABLE = 60.0
 """Seconds: the slow window, the length of panic, the trust that good data must earn."""
+_SAMPLE_AGE = 2.5
+"""Seconds: half a scrape, by which a queue that grows is ahead of what is seen of it."""
 SETTLING = 10.0
 """Two scrapes."""
 PANIC = 2.0
@@ -171,14 +173,14 @@ class _Look:
         self._condition("MetricsAvailable", True, "Read")
         self._lasting("Degraded", False, "")
         fast, stable, slow, executed = self._sizes(sample)
+        alarmed = self.now < self.state.panic_until
         panic = self._panics(fast)
         floor = self.state.floor if self.now < self.state.floor_until else 0
         up = max(fast, stable, slow, floor)
-        self._remember(
-            window=pool_state.remember(
-                self.state.window, self.now, min(max(up, executed), self.pool.most)
-            )
-        )
+        # What the fast window says is no recommendation as long as it would not be followed.
+        followed = fast if panic or fast >= FAST_MARGIN * stable + 1 else stable
+        recommended = min(max(followed, stable, slow, floor, executed), self.pool.most)
+        self._remember(window=pool_state.remember(self.state.window, self.now, recommended))
         self.figures |= {"fast": fast, "stable": stable, "panic": float(panic)}
         summary = (
             f"{sample.demand_stable:.3g} calls/s (fast {sample.demand_fast:.3g}) of "
@@ -188,7 +190,7 @@ class _Look:
             self.hold = "unready"
             return self.current, "NoReadyPods", "no pod is ready; " + summary
         if up > self.current:
-            target, reason = self._raised(up, fast, max(stable, slow, floor), panic)
+            target, reason = self._raised(up, fast, max(stable, slow, floor), panic, alarmed)
             if reason == "Load" and target <= slow and max(fast, stable, floor) < slow:
                 reason = "SlowQueue"
         else:
@@ -200,18 +202,14 @@ class _Look:
         executed."""
         concurrency, ready = self.pool.concurrency, self.cluster.ready
         service = self._service(sample.service)
-        load = Load(
-            demand=sample.demand_fast,
-            service=service,
-            queued=sample.queued,
-            inflight=sample.inflight,
-        )
+        demand, queued = self._now(sample)
+        load = Load(demand=demand, service=service, queued=queued, inflight=sample.inflight)
         extra = sizing.drain(load, profile=self.pool.tuning, concurrency=concurrency, ready=ready)
         at_least = load.offered if service > sizing.LONG_SERVICE else 0.0
         stable_load = max(sample.demand_stable * service, at_least)
         stable = sizing.replicas(stable_load + extra, concurrency=concurrency)
         fast = sizing.replicas(load.offered + extra, concurrency=concurrency)
-        if self.now < self.state.settling_until:
+        if self.now < self.state.settling_until and not sample.by_callers:
             fast = stable
         executed = sizing.replicas(sample.started_stable * service, concurrency=concurrency)
         slow = self._slow(sample, max(fast, stable))
@@ -228,6 +226,19 @@ class _Look:
             idle_since=(self.state.idle_since or self.now) if idle else 0.0,
         )
         return fast, stable, slow, executed
+
+    def _now(self, sample: Signals) -> tuple[float, float]:
+        """The demand and the queue at this moment, not half a scrape or half a window ago.
+
+        What arrives is either started or queued: while the queue grows, its growth between two
+        looks and what is started are the demand of the last five seconds.
+        """
+        growth = max(sample.queued - self.state.queued, 0.0)
+        usual = sizing.USUAL_QUEUE * self.pool.concurrency * max(self.cluster.ready, 1)
+        demand = sample.demand_fast
+        if growth > usual:
+            demand = max(demand, sample.started_stable + growth / LOOK)
+        return demand, sample.queued + growth * _SAMPLE_AGE / LOOK
 
     def _service(self, measured: float | None) -> float:
         """The time of an execution; it may double or halve in a minute, so that one poisoned tool
@@ -264,14 +275,14 @@ class _Look:
             self._remember(panic_until=self.now + STABLE)
         return self.now < self.state.panic_until
 
-    def _raised(self, up: int, fast: int, sure: int, panic: bool) -> tuple[int, str]:
+    def _raised(self, up: int, fast: int, sure: int, panic: bool, alarmed: bool) -> tuple[int, str]:
         if not panic and sure <= self.current and fast < FAST_MARGIN * self.current + 1:
             self._remember(jump_seen=False)
             return self.current, "Steady"
         limit = MAX_JUMP * max(self.current, 1)
         seen, far = self.state.jump_seen, up > limit
         self._remember(jump_seen=far)
-        if far and not seen:
+        if far and not (seen or alarmed):
             return limit, "Confirming"
         return up, "Panic" if panic else "Load"
 
@@ -280,14 +291,19 @@ class _Look:
         target = max(pool_state.most(self.state.window), self._least())
         if target >= self.current:
             return self.current, "Steady"
-        if self.current - target < max(1.0, DEADBAND * self.current):
+        if self.current - target < _gap(self.current):
             return self.current, "Steady"
         why = self._not_lowering(sample, panic)
         if why:
             self.hold = why
             return self.current, "Holding" + why.capitalize()
-        step = max(1, math.floor(DOWN_STEP * self.current))
-        return max(target, self.current - step), "Lowered"
+        # Rounded down as the HorizontalPodAutoscaler rounds percentages on the way down.
+        step = max(1, math.ceil(DOWN_STEP * self.current - 1e-9))
+        lowered = max(target, self.current - step)
+        # Not to where the rest of the way would be too little to go.
+        while target < lowered < self.current - 1 and lowered - target < _gap(lowered):
+            lowered += 1
+        return lowered, "Lowered"
 
     def _not_lowering(self, sample: Signals, panic: bool) -> str:
         state, now = self.state, self.now
@@ -386,17 +402,6 @@ class _Look:
         self._condition(name, status, name if status else "Not" + name, message if status else "")
 
 
-def worth_saving(before: Mapping[str, object], decision: Decision, *, since: float) -> bool:
-    """Whether the state has to go to the status now, `since` seconds after it last did.
-
-    What is lost otherwise is half a minute of recommendations, and a restart enters what runs as
-    one anyway. So hundreds of quiet pools cost the API server little.
-    """
-    after = decision.state.to_status()
-    quiet = {"window", "good_at", "service_at", "queued", "ready", "service", "panic_until"}
-    changed = {
-        name
-        for name in {*before, *after}
-        if name not in quiet and before.get(name) != after.get(name)
-    }
-    return bool(changed or decision.write is not None or decision.events or since >= 30.0)
+def _gap(replicas: int) -> float:
+    """By how many a pool is lowered at least."""
+    return max(1.0, DEADBAND * replicas)

@@ -79,6 +79,25 @@ class State:
         }
 
 
+_DEFAULTS = {each.name: each.default for each in fields(State)}
+# What changes with every look and is no reason to write a status by itself.
+_RESTLESS = frozenset(
+    {"window", "good_at", "service_at", "queued", "ready", "service", "panic_until"}
+)
+
+
+def worth_saving(saved: Mapping[str, Any], state: State, *, since: float) -> bool:
+    """Whether the state has to go to the status now; `saved` went there `since` seconds ago.
+
+    What is lost otherwise is half a minute of recommendations, and a restart enters what runs as
+    one anyway. So hundreds of quiet pools cost the API server little.
+    """
+    fresh = state.to_status()
+    return since >= 30.0 or any(
+        saved.get(name) != fresh.get(name) for name in {*saved, *fresh} - _RESTLESS
+    )
+
+
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
@@ -87,24 +106,24 @@ def from_status(status: Mapping[str, Any] | None) -> State | None:
     """None where there is no state, or none that can be read."""
     if not status:
         return None
-    state = State()
+    found: dict[str, Any] = {}
     try:
-        for each in fields(State):
-            if each.name not in status:
+        for name, default in _DEFAULTS.items():
+            if name not in status:
                 continue
-            value, default = status[each.name], getattr(state, each.name)
-            if each.name == "window":
+            value = status[name]
+            if name == "window":
                 value = tuple((_finite(start), int(replicas)) for start, replicas in value)
-            elif each.name == "told":
+            elif name == "told":
                 value = tuple(str(one) for one in value)
             elif isinstance(default, bool | int):
                 value = type(default)(value)
             else:
                 value = _finite(value)
-            state = replace(state, **{each.name: value})
+            found[name] = value
     except (TypeError, ValueError, OverflowError):
         return None
-    return state
+    return State(**found)
 
 
 def _finite(value: Any) -> float:

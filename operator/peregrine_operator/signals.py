@@ -11,7 +11,8 @@ If half of the workers or more are there, what workers count is scaled up to all
 `coverage` says that it was: good enough to grow, not to shrink.
 
 Demand is counted by callers, each call once, when they first ask: workers count a call again when
-it comes back after a refusal. Where no caller counts, what arrived at the workers is taken. What
+it comes back after a refusal, and what waits with a caller until it may come back is queued as well
+as what waits at a worker. Where no caller counts, what arrived at the workers is taken. What
 the workers started is used only as a second opinion before shrinking, so that callers who are not
 scraped do not shrink a busy pool.
 """
@@ -52,6 +53,7 @@ QUERIES: Mapping[str, str] = {
     "busy_5m": "sum by (pool) (increase(peregrine_tool_exec_seconds_sum[5m]))",
     "executions_5m": "sum by (pool) (increase(peregrine_tool_exec_seconds_count[5m]))",
     "queued": "sum by (pool) (peregrine_tool_queue_depth)",
+    "waiting": "sum by (pool) (peregrine_tool_calls_waiting)",
     "inflight": "sum by (pool) (peregrine_tool_inflight)",
     "workers": f"count by (pool) ({_FRESH})",
     "age": "time() - min by (pool) (timestamp(peregrine_tool_slots))",
@@ -104,6 +106,8 @@ class Signals:
     """Of the last minute; None: nothing started in it."""
     coverage: float
     """The part of the ready workers that is seen, 0.5 to 1."""
+    by_callers: bool = True
+    """Demand is counted by callers; else by workers, which come and go."""
 
 
 class Answered:
@@ -153,7 +157,9 @@ def _read(answers: Answers, fast: int, workers: int) -> Signals:
         vectors[name] = answer
     fast_window, called = f"{fast}s", bool(vectors.get("demand_60s"))
     demand_fast = demand_stable = None
+    waiting = 0.0
     if called:
+        waiting = _one(vectors, "waiting")
         demand_fast = _one(vectors, f"demand_{fast_window}", least=-math.inf)
         demand_stable = _one(vectors, "demand_60s", least=-math.inf)
     if workers == 0:
@@ -164,7 +170,7 @@ def _read(answers: Answers, fast: int, workers: int) -> Signals:
             demand_stable=max(demand_stable, 0.0),
             started_stable=0.0,
             service=None,
-            queued=0.0,
+            queued=waiting,
             inflight=0.0,
             wait_p95=None,
             coverage=1.0,
@@ -184,10 +190,11 @@ def _read(answers: Answers, fast: int, workers: int) -> Signals:
         demand_stable=max(demand_stable, 0.0),
         started_stable=_one(vectors, "started_60s") / seen,
         service=busy / executions if executions >= MIN_EXECUTIONS else None,
-        queued=_one(vectors, "queued") / seen,
+        queued=_one(vectors, "queued") / seen + waiting,
         inflight=_one(vectors, "inflight") / seen,
         wait_p95=_quantile(vectors.get("waits_60s", ()), 0.95),
         coverage=seen,
+        by_callers=called,
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 RHO = 0.80
 BETA = 1.0
-_USUAL_QUEUE = 0.25
+USUAL_QUEUE = 0.25
 """Calls per slot that wait at any moment in a pool of the right size."""
 LONG_SERVICE = 60.0
 """Above it completions lag too far behind, and what is in flight counts too."""
@@ -55,7 +55,7 @@ class Load:
 
 def drain(load: Load, *, profile: Profile, concurrency: int, ready: int) -> float:
     """Slots on top that empty the queue within the profile's time."""
-    waiting = max(0.0, load.queued - _USUAL_QUEUE * concurrency * ready)
+    waiting = max(0.0, load.queued - USUAL_QUEUE * concurrency * ready)
     return min(waiting / profile.drain_target * load.service, profile.drain_cap * load.offered)
 
 

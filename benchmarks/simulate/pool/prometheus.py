@@ -1,0 +1,303 @@
+"""What Prometheus would show of the workers and callers, with its delays and its failures.
+
+Every target is scraped every five seconds at a moment of its own. `increase` goes from the first to
+the last sample in a window and extrapolates to its edges as `extrapolatedRate` in
+`promql/functions.go` does; an instant query finds the newest sample within five minutes unless the
+target's series were marked stale. A `Fault` is what is wrong for a while: with Prometheus, with
+what it answers, or with some of its targets.
+"""
+
+import math
+import random
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from typing import Literal
+
+from benchmarks.simulate.pool.fleet import WAIT_EDGES, Fleet, Worker
+from peregrine_operator.signals import Answer, Answers, Failure, Series
+
+SCRAPE = 5.0
+LOOKBACK = 300.0
+ADMITTED = 16.0
+"""Calls that wait at one worker at most: two seconds' worth, as the workers bound it."""
+# From a scrape to its samples being there for queries.
+_INGESTION = 0.1
+_KEPT = 320.0
+
+Kind = Literal["down", "empty", "nan", "stale", "flapping", "missing"]
+
+_FLAP = 45.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """`missing`: `part` of the workers cannot be scraped. `flapping`: down every other 45 s."""
+
+    kind: Kind
+    start: float
+    end: float
+    part: float = 1.0
+
+    def on(self, now: float) -> bool:
+        if not self.start <= now < self.end:
+            return False
+        return self.kind != "flapping" or int((now - self.start) // _FLAP) % 2 == 0
+
+
+@dataclass(slots=True, eq=False)
+class Target:
+    """A worker or a caller, and what was scraped of it."""
+
+    worker: Worker | None
+    phase: float
+    luck: float
+    """A fault that takes a part of the targets takes those with the least of it."""
+    times: list[float] = field(default_factory=list)
+    rows: list[tuple[float, ...]] = field(default_factory=list)
+    stale: bool = False
+    """The last scrape failed, or the target is gone."""
+
+
+# Columns of a sample: of a caller the first two, of a worker the others.
+_CALLS, _WAITING = range(2)
+_REQUESTS, _STARTED, _BUSY, _DONE, _INFLIGHT, _QUEUED, _WAITS = range(7)
+
+
+class Prometheus:
+    def __init__(
+        self, fleet: Fleet, chance: random.Random, *, faults: tuple[Fault, ...], callers: int = 3
+    ) -> None:
+        self._fleet = fleet
+        self._chance = chance
+        self._faults = faults
+        self.callers = [self._target(None) for _ in range(callers)]
+        self.workers: dict[int, Target] = {}
+
+    def _target(self, worker: Worker | None) -> Target:
+        return Target(worker, self._chance.uniform(0, SCRAPE), self._chance.random())
+
+    def found(self, worker: Worker) -> Target:
+        """Service discovery has a new worker."""
+        target = self.workers[worker.number] = self._target(worker)
+        return target
+
+    def _fault(self, kind: Kind, now: float) -> Fault | None:
+        return next((one for one in self._faults if one.kind == kind and one.on(now)), None)
+
+    # Scraping.
+
+    def scrape(self, target: Target, now: float) -> None:
+        if self._fault("stale", now):
+            return
+        worker = target.worker
+        if worker is None:
+            place, parts = self.callers.index(target), len(self.callers)
+            calls = float((self._fleet.arrived(now) + place) // parts)
+            self._keep(target, now, (calls, self._queues(now)[1] / parts))
+            return
+        missing = self._fault("missing", now)
+        if now >= worker.gone_at or (missing and target.luck < missing.part):
+            target.stale = True
+            return
+        if not self.callers:
+            self._fleet.spread(now)
+        queued, _ = self._queues(now)
+        reading = self._fleet.read(worker, now)
+        row = (
+            float(reading.requests),
+            float(reading.started),
+            reading.busy,
+            float(reading.done),
+            float(reading.inflight),
+            0.0 if worker.draining else queued,
+            *map(float, reading.waits),
+        )
+        self._keep(target, now, row)
+
+    def _queues(self, now: float) -> tuple[float, float]:
+        """How many wait at each worker, and how many with the callers, whom workers refuse when
+        their queue is longer than `ADMITTED` per worker."""
+        queued, ready = self._fleet.queued(now), self._fleet.takers
+        if not self.callers:
+            return queued / max(ready, 1), 0.0
+        return min(queued / max(ready, 1), ADMITTED), max(queued - ADMITTED * ready, 0.0)
+
+    def _keep(self, target: Target, now: float, row: tuple[float, ...]) -> None:
+        target.stale = False
+        target.times.append(now)
+        target.rows.append(row)
+        if target.times[0] < now - 2 * _KEPT:
+            old = bisect_right(target.times, now - _KEPT)
+            del target.times[:old], target.rows[:old]
+
+    # Queries. None is an empty vector.
+
+    def _targets(self, now: float) -> list[Target]:
+        horizon = now - _KEPT
+        return [
+            target
+            for target in self.workers.values()
+            if target.times and target.times[-1] > horizon
+        ]
+
+    def instant(self, column: int, now: float) -> float | None:
+        values = [
+            target.rows[at][column]
+            for target in self._targets(now)
+            if not target.stale and (at := _newest(target, now)) is not None
+        ]
+        return sum(values) if values else None
+
+    def _waiting(self, now: float) -> float | None:
+        values = [
+            target.rows[at][_WAITING]
+            for target in self.callers
+            if (at := _newest(target, now)) is not None
+        ]
+        return sum(values) if values else None
+
+    # What a HorizontalPodAutoscaler asks for; None is a query that fails or has no result.
+
+    def busy_by_worker(self, now: float) -> dict[int, float]:
+        if self._silent(now) or self._fault("nan", now):
+            return {}
+        return {
+            number: target.rows[at][_INFLIGHT]
+            for number, target in self.workers.items()
+            if not target.stale and (at := _newest(target, now)) is not None
+        }
+
+    def load(self, now: float) -> float | None:
+        running, queued = self.instant(_INFLIGHT, now), self.instant(_QUEUED, now)
+        if self._silent(now) or running is None or queued is None:
+            return None
+        queued += self._waiting(now) or 0.0
+        return math.nan if self._fault("nan", now) else running + queued
+
+    def call_rate(self, now: float) -> float | None:
+        found = self.increase(self.callers, (_CALLS,), 60.0, now)
+        if self._silent(now) or found is None:
+            return None
+        return math.nan if self._fault("nan", now) else found[0] / 60
+
+    def _silent(self, now: float) -> bool:
+        return any(self._fault(kind, now) for kind in ("down", "flapping", "empty"))
+
+    def increase(
+        self, targets: list[Target], columns: tuple[int, ...], seconds: float, now: float
+    ) -> list[float] | None:
+        """The sum over targets of each column's increase."""
+        total = [0.0] * len(columns)
+        found = False
+        for target in targets:
+            times = target.times
+            last = len(times) - 1
+            if last >= 0 and times[last] > now - _INGESTION:
+                last -= 1
+            first = bisect_right(times, now - seconds)
+            if last <= first:
+                continue
+            found = True
+            older, newer = target.rows[first], target.rows[last]
+            for place, column in enumerate(columns):
+                total[place] += _extrapolated(
+                    older[column], newer[column], times[first], times[last], last - first,
+                    now - seconds, now,
+                )  # fmt: skip
+        return total if found else None
+
+    def answers(self, now: float, fast: int) -> Answers:
+        """To the queries of the operator, those for `fast` among them."""
+        names = ("started_60s", "busy_5m", "executions_5m", "queued", "inflight", "workers", "age")
+        if self._fault("down", now) or self._fault("flapping", now):
+            return dict.fromkeys(names, Failure("connection refused"))
+        answers: dict[str, Answer] = dict.fromkeys((*names, "waits_60s"), ())
+        if self._fault("empty", now):
+            return answers
+        targets = self._targets(now)
+        columns = tuple(range(_WAITS, _WAITS + len(WAIT_EDGES) + 1))
+        minute = self.increase(targets, (_STARTED, _REQUESTS, *columns), 60.0, now)
+        five = self.increase(targets, (_BUSY, _DONE), 300.0, now)
+        values: dict[str, float | None] = {
+            "started_60s": minute[0] / 60 if minute else None,
+            "busy_5m": five[0] if five else None,
+            "executions_5m": five[1] if five else None,
+            "queued": self.instant(_QUEUED, now),
+            "waiting": self._waiting(now),
+            "inflight": self.instant(_INFLIGHT, now),
+            **self._demand(now, fast, minute),
+            **self._ages(targets, now),
+        }
+        if self._fault("nan", now):
+            values = dict.fromkeys(values, math.nan)
+        answers |= {
+            name: [Series({"pool": "tools"}, value)]
+            for name, value in values.items()
+            if value is not None
+        }
+        if minute:
+            answers["waits_60s"] = _buckets(minute[0], minute[2:])
+        return answers
+
+    def _demand(self, now: float, fast: int, minute: list[float] | None) -> dict[str, float | None]:
+        if self.callers:
+            quick = self.increase(self.callers, (_CALLS,), float(fast), now)
+            slow = self.increase(self.callers, (_CALLS,), 60.0, now)
+            return {
+                f"demand_{fast}s": quick[0] / fast if quick else None,
+                "demand_60s": slow[0] / 60 if slow else None,
+            }
+        quick = self.increase(self._targets(now), (_REQUESTS,), float(fast), now)
+        return {
+            f"arrived_{fast}s": quick[0] / fast if quick else None,
+            "arrived_60s": minute[1] / 60 if minute else None,
+        }
+
+    def _ages(self, targets: list[Target], now: float) -> dict[str, float | None]:
+        newest = [
+            target.times[at]
+            for target in targets
+            if not target.stale and (at := _newest(target, now)) is not None
+        ]
+        if not newest:
+            return {"workers": None, "age": None}
+        return {
+            "workers": float(sum(now - time < 20.0 for time in newest)) or None,
+            "age": now - min(newest),
+        }
+
+
+def _newest(target: Target, now: float) -> int | None:
+    at = len(target.times) - 1
+    if at >= 0 and target.times[at] > now - _INGESTION:
+        at -= 1
+    return at if at >= 0 and target.times[at] > now - LOOKBACK else None
+
+
+def _extrapolated(
+    older: float, newer: float, first: float, last: float, gaps: int, start: float, end: float
+) -> float:
+    increase = newer - older
+    if increase == 0.0:
+        return 0.0
+    sampled = last - first
+    threshold = sampled / gaps * 1.1
+    before, after = first - start, end - last
+    if before >= threshold:
+        before = sampled / gaps / 2
+    if increase > 0 and older >= 0:
+        before = min(before, sampled * older / increase)
+    if after >= threshold:
+        after = sampled / gaps / 2
+    return increase * (sampled + before + after) / sampled
+
+
+def _buckets(started: float, waited: list[float]) -> list[Series]:
+    """Cumulative rates; what did not wait is in the first bucket."""
+    edges = [f"{edge:g}" for edge in WAIT_EDGES] + ["+Inf"]
+    below = max(started - sum(waited), 0.0)
+    found = []
+    for edge, count in zip(edges, waited, strict=True):
+        below += count
+        found.append(Series({"pool": "tools", "le": edge}, below / 60))
+    return found
