@@ -38,21 +38,11 @@ NOT_BUILT_YET = frozenset(
         "CoordinatorService/DistributeTasks",
         "CoordinatorService/GetPerformanceReport",
         "LlmService/GetUsage",
-        "ToolService/InvalidateToolResults",
         "MemoryService/SearchMessages",
         "MemoryService/CompactConversation",
         "MemoryService/ExportConversation",
         "MemoryService/ImportConversation",
         "MemoryService/GetMemoryStats",
-        "CacheService/GetOrLease",
-        "CacheService/ReleaseLease",
-        "CacheService/Invalidate",
-        "CacheService/WatchInvalidations",
-        "CacheService/Warm",
-        "CacheService/GetStats",
-        "CacheService/ApplyPolicy",
-        "CacheService/GetPolicy",
-        "CacheService/ListPolicies",
     }
 )
 

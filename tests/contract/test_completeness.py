@@ -30,9 +30,6 @@ NOT_WRAPPED_YET = frozenset(
     {
         "CoordinatorService/DistributeTasks",
         "CoordinatorService/GetPerformanceReport",
-        "CacheService/GetStats",
-        "CacheService/Invalidate",
-        "CacheService/Warm",
         "MemoryService/CompactConversation",
         "MemoryService/DeleteUser",
         "MemoryService/ExportConversation",

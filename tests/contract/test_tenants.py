@@ -17,7 +17,9 @@ ACROSS_TENANTS = {
     "peregrine.memory.store": "expiry of request ids",
     "peregrine.tools.applied": "a worker follows the tools of everybody",
     "peregrine.tools.ledger": "a worker says that it lives; expiry of changes",
-    "peregrine.cache.postgres_tier": "expiry of entries; the breaker's probe",
+    "peregrine.cache.postgres_tier": "expiry of entries; the breaker's probe; room that they take",
+    "peregrine.cache.feed_store": "a replica follows the invalidations and policies of everybody",
+    "peregrine.cache.frequencies": "a replica counts keys for everybody, and warms by the counts",
 }
 
 

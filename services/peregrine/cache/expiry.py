@@ -1,4 +1,4 @@
-"""Removes rows whose time is over from PostgreSQL. (Redis does it by itself.)
+"""Removes rows from PostgreSQL whose time is over: entries, and what is old in the feed.
 
 Each replica does it on its own; rows that another one is at work on are skipped. Being late costs
 space only: whether an entry still holds is decided when it is read.
@@ -11,6 +11,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter
 
 from peregrine.cache import postgres_tier
+from peregrine.cache.feed_store import FeedStore
 from peregrine.kit.errors import PeregrineError
 from peregrine.kit.postgres import Database
 
@@ -22,8 +23,16 @@ log = structlog.get_logger(__name__)
 class Expiry:
     """Runs `sweep` every `interval` seconds (± 20 %, so that replicas do not meet)."""
 
-    def __init__(self, *, database: Database, interval: float, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        feed: FeedStore,
+        interval: float,
+        registry: CollectorRegistry,
+    ) -> None:
         self._database = database
+        self._feed = feed
         self._interval = interval
         self._expired = Counter(
             "peregrine_cache_expired_total",
@@ -40,6 +49,7 @@ class Expiry:
         while deleted := await postgres_tier.expire(self._database, limit=_ROWS_AT_ONCE):
             total += deleted
             self._expired.inc(deleted)
+        await self._feed.sweep()
         return total
 
     async def run(self) -> None:

@@ -11,20 +11,37 @@ from prometheus_client import CollectorRegistry
 from peregrine.api.cache.v1 import cache_pb2, cache_pb2_grpc
 from peregrine.cache import postgres_tier, redis_tier
 from peregrine.cache.expiry import Expiry
+from peregrine.cache.feed import Feed
+from peregrine.cache.feed_store import FeedStore
+from peregrine.cache.feed_stream import FeedStream
+from peregrine.cache.fills import Fills
+from peregrine.cache.following import Following
+from peregrine.cache.frequencies import Frequencies
+from peregrine.cache.leases import Leases, Waits
+from peregrine.cache.loaders import Loaders, load_modules
+from peregrine.cache.lookups import Lookups
 from peregrine.cache.metrics import CacheMetrics
+from peregrine.cache.policies import Policies
 from peregrine.cache.postgres_tier import PostgresTier
 from peregrine.cache.redis_tier import RedisTier
 from peregrine.cache.service import CacheService
+from peregrine.cache.sizes import Sizes
+from peregrine.cache.stats import Stats
 from peregrine.cache.tier import Guard
 from peregrine.cache.tiers import Tiers
+from peregrine.cache.warming import Warming
+from peregrine.client import ToolsClient
 from peregrine.kit import redis, serve, telemetry
 from peregrine.kit.breaker import Breaker
 from peregrine.kit.errors import StartRefused
 from peregrine.kit.postgres import Database, check_schema
+from peregrine.kit.redis import Redis
 from peregrine.kit.settings import InnerSettings, PostgresSettings, Secret, load, setting
 
 SERVICE = cache_pb2.DESCRIPTOR.services_by_name["CacheService"].full_name
 MIGRATIONS = "peregrine.cache.migrations"
+# Longer than the feed's reads wait for something to come.
+_FEED_SECONDS = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +62,8 @@ class Settings(InnerSettings, PostgresSettings):
         "PEREGRINE_REDIS_URL",
         default=None,
         secret=True,
-        help="the Redis to use without PEREGRINE_CACHE_REDIS_URL",
+        help="the Redis that holds leases and the feed of invalidations (noeviction); the one that "
+        "holds entries when unset",
     )
     redis_connections: int = setting(
         "PEREGRINE_CACHE_REDIS_CONNECTIONS",
@@ -73,6 +91,22 @@ class Settings(InnerSettings, PostgresSettings):
         minimum=1,
         help="seconds between two sweeps of entries in PostgreSQL whose time is over",
     )
+    operator_tenant: str = setting(
+        "PEREGRINE_CACHE_OPERATOR_TENANT",
+        default="default",
+        help="the tenant whose policies hold for every tenant that has none for a namespace",
+    )
+    loaders: tuple[str, ...] = setting(
+        "PEREGRINE_CACHE_LOADERS",
+        default=(),
+        help="modules, separated by commas, that register loaders to warm namespaces with",
+    )
+    tools_target: str | None = setting(
+        "PEREGRINE_TOOLS_TARGET",
+        default=None,
+        help="host:port of the tool service, by which results of tools are warmed; not warmed "
+        "when unset",
+    )
 
 
 @asynccontextmanager
@@ -81,12 +115,16 @@ async def build(
     *,
     registry: CollectorRegistry | None = None,
     now: Callable[[], float] = time.time,
+    loaders: Loaders | None = None,
 ) -> AsyncIterator[serve.Server]:
     """The service with its database open; not started yet. Redis may be away, also now.
 
+    Args:
+      loaders: instead of those that the settings name.
+
     Raises:
-      StartRefused: no Redis is named, the role is above row-level security, or the schema is
-        behind.
+      StartRefused: no Redis is named, the role is above row-level security, the schema is behind,
+        or a module of loaders cannot be imported.
       Unavailable: PostgreSQL cannot be reached.
     """
     registry = registry or telemetry.new_registry()
@@ -100,64 +138,92 @@ async def build(
         )
         await stack.enter_async_context(database)
         await check_schema(database, "cache", MIGRATIONS)
-        client = redis.connect(
-            _redis_url(settings),
-            max_connections=settings.redis_connections,
-            timeout=settings.redis_timeout_seconds,
+        entries_url, leases_url = _redis_urls(settings)
+        entries_redis = _connected(stack, settings, entries_url)
+        redis_tier_ = RedisTier(
+            entries_redis,
+            guard=_redis_guard(stack, settings, metrics, entries_redis, redis_tier.NAME),
         )
-        stack.push_async_callback(redis.close, client)
-        redis_breaker = Breaker(
-            name=redis_tier.NAME,
-            probe=redis_tier.probe(client, limit=settings.redis_timeout_seconds),
-            on_change=metrics.breaker(redis_tier.NAME),
-        )
-        stack.push_async_callback(redis_breaker.close)
-        postgres_breaker = Breaker(
-            name=postgres_tier.NAME,
-            probe=postgres_tier.probe(database, limit=settings.postgres_timeout_seconds),
-            on_change=metrics.breaker(postgres_tier.NAME),
-        )
-        stack.push_async_callback(postgres_breaker.close)
-        tiers = Tiers(
-            redis=RedisTier(
-                client,
-                guard=Guard(
-                    reasons=redis_tier.REASONS,
-                    limit=settings.redis_timeout_seconds,
-                    breaker=redis_breaker,
-                    observe=metrics.observer(redis_tier.NAME),
-                ),
+        leases_redis = _connected(stack, settings, leases_url)
+        leases_guard = _redis_guard(stack, settings, metrics, leases_redis, "leases")
+        postgres = PostgresTier(database, guard=_postgres_guard(stack, settings, metrics, database))
+        store = FeedStore(database)
+        feed = Feed(policies=Policies(operator=settings.operator_tenant))
+        following = Following(
+            feed=feed,
+            store=store,
+            stream=FeedStream(
+                leases_redis,
+                reading=_connected(stack, settings, leases_url, for_reading=True),
+                guard=leases_guard,
             ),
-            postgres=PostgresTier(
-                database,
-                guard=Guard(
-                    reasons=postgres_tier.REASONS,
-                    limit=settings.postgres_timeout_seconds,
-                    breaker=postgres_breaker,
-                    observe=metrics.observer(postgres_tier.NAME),
-                ),
-            ),
+            registry=registry,
+        )
+        await following.load()
+        tiers = Tiers(redis=redis_tier_, postgres=postgres, feed=feed, metrics=metrics, now=now)
+        leases = Leases(leases_redis, guard=leases_guard)
+        waits = Waits(leases.held)
+        stack.push_async_callback(waits.close)
+        frequencies = Frequencies(database=database, registry=registry, now=now)
+        fills = Fills(
+            tiers=tiers,
+            feed=feed,
+            leases=leases,
+            waits=waits,
+            frequencies=frequencies,
             metrics=metrics,
             now=now,
         )
-        expiry = Expiry(database=database, interval=settings.expiry_seconds, registry=registry)
-        sweeping = asyncio.create_task(expiry.run(), name="cache-expiry")
+        if loaders is None:
+            tools = None
+            if settings.tools_target:
+                tools = await stack.enter_async_context(ToolsClient(settings.tools_target))
+            loaders = load_modules(settings.loaders, database=database, tools=tools)
+        warming = Warming(
+            tiers=tiers, fills=fills, feed=feed, loaders=loaders, frequencies=frequencies
+        )
+        service = CacheService(
+            tiers=tiers,
+            lookups=Lookups(tiers=tiers, feed=feed, leases=leases, waits=waits, now=now),
+            fills=fills,
+            leases=leases,
+            feed=feed,
+            following=following,
+            store=store,
+            postgres=postgres,
+            frequencies=frequencies,
+            warming=warming,
+            stats=Stats(),
+            metrics=metrics,
+            now=now,
+        )
+        expiry = Expiry(
+            database=database, feed=store, interval=settings.expiry_seconds, registry=registry
+        )
+        sizes = Sizes(redis=redis_tier_, postgres=postgres, registry=registry)
+        background = [
+            asyncio.create_task(work, name=f"cache-{name}")
+            for name, work in (
+                ("following", following.run()),
+                ("expiry", expiry.run()),
+                ("frequencies", frequencies.run()),
+                ("sizes", sizes.run()),
+                ("warming", warming.at_start(feed.policies)),
+            )
+        ]
         try:
             yield serve.Server(
                 name="cache",
                 settings=settings,
                 servicers=[
-                    (
-                        cache_pb2_grpc.add_CacheServiceServicer_to_server,
-                        CacheService(tiers=tiers, metrics=metrics, now=now),
-                        SERVICE,
-                    )
+                    (cache_pb2_grpc.add_CacheServiceServicer_to_server, service, SERVICE),
                 ],
                 registry=registry,
             )
         finally:
-            sweeping.cancel()
-            await asyncio.wait([sweeping])
+            for task in background:
+                task.cancel()
+            await asyncio.wait(background)
 
 
 def run(environ: Mapping[str, str]) -> int:
@@ -169,8 +235,55 @@ def run(environ: Mapping[str, str]) -> int:
     return serve.run(built, name="cache", environ=environ)
 
 
-def _redis_url(settings: Settings) -> Secret:
-    url = settings.cache_redis_url or settings.redis_url
-    if url is None:
+def _redis_urls(settings: Settings) -> tuple[Secret, Secret]:
+    """Of the Redis that holds entries, and of the one that holds leases and the feed."""
+    entries = settings.cache_redis_url or settings.redis_url
+    if entries is None:
         raise StartRefused("no Redis is named: set PEREGRINE_CACHE_REDIS_URL")
-    return url
+    return entries, settings.redis_url or entries
+
+
+def _connected(
+    stack: AsyncExitStack, settings: Settings, url: Secret, *, for_reading: bool = False
+) -> Redis:
+    """`for_reading`: one connection on which the feed is waited for."""
+    client = redis.connect(
+        url,
+        max_connections=1 if for_reading else settings.redis_connections,
+        timeout=_FEED_SECONDS if for_reading else settings.redis_timeout_seconds,
+    )
+    stack.push_async_callback(redis.close, client)
+    return client
+
+
+def _redis_guard(
+    stack: AsyncExitStack, settings: Settings, metrics: CacheMetrics, client: Redis, level: str
+) -> Guard:
+    limit = settings.redis_timeout_seconds
+    breaker = Breaker(
+        name=level,
+        probe=redis_tier.probe(client, limit=limit),
+        on_change=metrics.breaker(level),
+    )
+    stack.push_async_callback(breaker.close)
+    return Guard(
+        reasons=redis_tier.REASONS, limit=limit, breaker=breaker, observe=metrics.observer(level)
+    )
+
+
+def _postgres_guard(
+    stack: AsyncExitStack, settings: Settings, metrics: CacheMetrics, database: Database
+) -> Guard:
+    limit = settings.postgres_timeout_seconds
+    breaker = Breaker(
+        name=postgres_tier.NAME,
+        probe=postgres_tier.probe(database, limit=limit),
+        on_change=metrics.breaker(postgres_tier.NAME),
+    )
+    stack.push_async_callback(breaker.close)
+    return Guard(
+        reasons=postgres_tier.REASONS,
+        limit=limit,
+        breaker=breaker,
+        observe=metrics.observer(postgres_tier.NAME),
+    )

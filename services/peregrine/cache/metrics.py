@@ -9,6 +9,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _MAX_NAMESPACES = 200
 _OTHER = "other"
+_OPERATIONS = ("read", "write", "remove", "lease", "publish", "info")
+# 5 s, doubled or halved, lies in the middle of a bucket: ages gather at the times to live.
+AGE_BUCKETS = tuple(5 * 2 ** (step + 0.5) for step in range(-3, 20))
+_COST_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
@@ -59,6 +63,20 @@ class CacheMetrics:
             ["level"],
             registry=registry,
         )
+        self._ages = Histogram(
+            "peregrine_cache_reval_age_seconds",
+            "Age of values when compared with their successors, by whether these differed",
+            ["ns", "changed"],
+            buckets=AGE_BUCKETS,
+            registry=registry,
+        )
+        self._costs = Histogram(
+            "peregrine_cache_miss_cost_seconds",
+            "What computing a value took",
+            ["ns"],
+            buckets=_COST_BUCKETS,
+            registry=registry,
+        )
 
     def asked(self, namespace: str, level: str) -> None:
         """One entry; `level` is empty for a miss."""
@@ -74,6 +92,13 @@ class CacheMetrics:
     def given(self, namespace: str, outcome: str) -> None:
         self._sets.labels(self._name(namespace), outcome).inc()
 
+    def compared(self, namespace: str, age: float, changed: bool) -> None:
+        """A value of that age in seconds was replaced, by another or by the same."""
+        self._ages.labels(self._name(namespace), "1" if changed else "0").observe(age)
+
+    def cost(self, namespace: str, seconds: float) -> None:
+        self._costs.labels(self._name(namespace)).observe(seconds)
+
     def read(self, level: str, size: int) -> None:
         self._moved[level, "read"].inc(size)
 
@@ -85,7 +110,7 @@ class CacheMetrics:
 
     def observer(self, level: str) -> Callable[[str, float], None]:
         """Takes the times of a tier's operations."""
-        children = {name: self._seconds.labels(level, name) for name in ("read", "write", "remove")}
+        children = {name: self._seconds.labels(level, name) for name in _OPERATIONS}
         return lambda operation, seconds: children[operation].observe(seconds)
 
     def breaker(self, level: str) -> Callable[[bool], None]:

@@ -21,8 +21,9 @@ JOIN cache.entries e ON e.tenant = $1 AND e.user_id = k.user_id
     AND e.namespace = k.namespace AND e.key = k.key
 """
 _PUT = "SELECT cache.put_entry($1, $2, $3, $4, $5, $6, $7, $8)"
-_REMOVE = """
-DELETE FROM cache.entries WHERE tenant = $1 AND user_id = $2 AND namespace = $3 AND key = $4
+_BYTES = """
+SELECT namespace, sum(octet_length(body)) AS bytes FROM cache.entries
+WHERE tenant = $1 AND namespace = ANY($2) GROUP BY namespace
 """
 _EXPIRE = """
 DELETE FROM cache.entries WHERE ctid = ANY(ARRAY(
@@ -30,6 +31,7 @@ DELETE FROM cache.entries WHERE ctid = ANY(ARRAY(
     ORDER BY expire_time LIMIT $1 FOR UPDATE SKIP LOCKED))
 """
 _AT_ONCE = 16
+_STATS_SECONDS = 2.0
 
 
 class PostgresTier:
@@ -53,13 +55,30 @@ class PostgresTier:
                 size += len(frame)
         return frames
 
-    async def put(self, who: Identity, address: Address, frame: bytes, entry: Entry) -> None:
-        """Raises `Away`, `Refused`."""
-        await self._guard.run("write", partial(self._put, who, address, frame, entry))
+    async def put(
+        self, who: Identity, address: Address, frame: bytes, entry: Entry, *, until: float
+    ) -> None:
+        """Keeps the frame, until about `until` (seconds since 1970). Raises `Away`, `Refused`."""
+        await self._guard.run("write", partial(self._put, who, address, frame, entry, until))
 
-    async def remove(self, who: Identity, address: Address) -> bool:
-        """Whether there was one. Raises `Away`, `Refused`."""
-        return await self._guard.run("remove", partial(self._remove, who, address))
+    async def bytes_of(self, tenant: str, namespaces: Sequence[str]) -> dict[str, int]:
+        """Of the frames of a tenant. Raises `Away`, `Refused`."""
+        async with (
+            _asked(),
+            self._database.transaction(ALL_TENANTS, timeout=_STATS_SECONDS) as conn,
+        ):
+            rows = await conn.fetch("cache_bytes", _BYTES, tenant, list(namespaces))
+        return {row["namespace"]: int(row["bytes"]) for row in rows}
+
+    async def size(self) -> int:
+        """Bytes that everybody's entries take on the disk. Raises `Away`, `Refused`."""
+        async with (
+            _asked(),
+            self._database.transaction(ALL_TENANTS, timeout=_STATS_SECONDS) as conn,
+        ):
+            return int(
+                await conn.fetchval("cache_size", "SELECT pg_total_relation_size('cache.entries')")
+            )
 
     async def _read(self, who: Identity, some: Sequence[Address]) -> list[tuple[int, bytes]]:
         async with (
@@ -78,7 +97,9 @@ class PostgresTier:
             )
         return [(row["n"] - 1, row["body"]) for row in rows]
 
-    async def _put(self, who: Identity, address: Address, frame: bytes, entry: Entry) -> None:
+    async def _put(
+        self, who: Identity, address: Address, frame: bytes, entry: Entry, until: float
+    ) -> None:
         async with (
             _asked(),
             self._database.transaction(
@@ -93,27 +114,10 @@ class PostgresTier:
                 address.namespace,
                 address.key,
                 entry.version,
-                datetime.fromtimestamp(entry.expire_time, UTC),
+                datetime.fromtimestamp(until, UTC),
                 list(entry.tags),
                 frame,
             )
-
-    async def _remove(self, who: Identity, address: Address) -> bool:
-        async with (
-            _asked(),
-            self._database.transaction(
-                who.tenant, user=who.user, timeout=self._guard.limit
-            ) as conn,
-        ):
-            tag = await conn.execute(
-                "cache_remove",
-                _REMOVE,
-                address.tenant,
-                address.user,
-                address.namespace,
-                address.key,
-            )
-        return tag != "DELETE 0"
 
 
 def probe(database: Database, *, limit: float) -> Callable[[], Awaitable[bool]]:

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
-from peregrine.cache.entry import Address
+from peregrine.cache import entry as entries
+from peregrine.cache.entry import Address, Replaced
 from peregrine.cache.tier import Away, Guard, Reasons, Refused, within
 from peregrine.kit.redis import AWAY, Redis, ResponseError
 
@@ -21,7 +22,7 @@ TOMBSTONE_MS = 10_000
 _AT_ONCE = 32
 
 
-def _script(name: str) -> str:
+def script(name: str) -> str:
     return importlib.resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
@@ -29,8 +30,8 @@ class RedisTier:
     def __init__(self, redis: Redis, *, guard: Guard) -> None:
         self._redis = redis
         self._guard = guard
-        self._put = _script("put.lua")
-        self._remove = _script("remove.lua")
+        self._put = script("put.lua")
+        self._remove = script("remove.lua")
 
     async def read(self, addresses: Sequence[Address], *, max_bytes: int) -> list[bytes | None]:
         """The frames there are, until they are `max_bytes` together. Raises `Away`."""
@@ -47,16 +48,27 @@ class RedisTier:
         return frames + [None] * (len(keys) - len(frames))
 
     async def _mget(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        frames: list[bytes | None] = await _asked(self._redis.mget(keys))
+        frames: list[bytes | None] = await asked(self._redis.mget(keys))
         return frames
 
-    async def put(self, address: Address, frame: bytes, *, version: int, seconds: float) -> None:
-        """Raises `Away`, `Refused`."""
+    async def put(
+        self, address: Address, frame: bytes, *, version: int, seconds: float
+    ) -> Replaced | None:
+        """What the frame took the place of. Raises `Away`, `Refused`."""
         milliseconds = max(int(seconds * 1000), 1)
-        await self._guard.run(
+        beginning = await self._guard.run(
             "write",
-            partial(self._eval, self._put, address.redis_key, frame, version, milliseconds),
+            partial(
+                self._eval,
+                self._put,
+                address.redis_key,
+                frame,
+                version,
+                milliseconds,
+                entries.FIXED_BYTES,
+            ),
         )
+        return entries.replaced(beginning)
 
     async def remove(self, address: Address, tombstone: bytes) -> bool:
         """Whether there was one. Raises `Away`, `Refused`."""
@@ -66,8 +78,13 @@ class RedisTier:
         )
         return bool(there)
 
+    async def info(self) -> dict[str, Any]:
+        """What the server says of itself. Raises `Away`, `Refused`."""
+        found: dict[str, Any] = await self._guard.run("info", lambda: asked(self._redis.info()))
+        return found
+
     async def _eval(self, script: str, key: bytes, *arguments: bytes | int) -> Any:
-        return await _asked(self._redis.eval(script, 1, key, *arguments))
+        return await asked(self._redis.eval(script, 1, key, *arguments))
 
 
 def probe(redis: Redis, *, limit: float) -> Callable[[], Awaitable[bool]]:
@@ -75,7 +92,7 @@ def probe(redis: Redis, *, limit: float) -> Callable[[], Awaitable[bool]]:
 
     async def answers() -> bool:
         try:
-            await within(limit, lambda: _asked(redis.mget([b"pc:probe"])))
+            await within(limit, lambda: asked(redis.mget([b"pc:probe"])))
         except (Away, TimeoutError):
             return False
         return True
@@ -83,7 +100,7 @@ def probe(redis: Redis, *, limit: float) -> Callable[[], Awaitable[bool]]:
     return answers
 
 
-async def _asked(command: Awaitable[Any]) -> Any:
+async def asked(command: Awaitable[Any]) -> Any:
     try:
         return await command
     except AWAY as error:

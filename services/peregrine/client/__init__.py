@@ -18,7 +18,8 @@ messages as JSON.
 """
 
 from peregrine.client import jsonl, resources
-from peregrine.client._cache import CacheClient, Cached, CacheKey
+from peregrine.client._cache import CacheClient
+from peregrine.client._cached import cached
 from peregrine.client._connection import Tls
 from peregrine.client._exchange import Exchange, Exchanged
 from peregrine.client._identity import IdentityClient
@@ -27,6 +28,7 @@ from peregrine.client._orchestrator import PeregrineClient
 from peregrine.client._reading import Patience
 from peregrine.client._tools import ToolsClient
 from peregrine.client._transcript import ToolActivity, Transcript, collect, text_of
+from peregrine.client._values import Cached, CacheKey, Look
 from peregrine.kit.context import Identity
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "Exchanged",
     "Identity",
     "IdentityClient",
+    "Look",
     "MemoryClient",
     "Patience",
     "PeregrineClient",
@@ -44,6 +47,7 @@ __all__ = [
     "ToolActivity",
     "ToolsClient",
     "Transcript",
+    "cached",
     "collect",
     "jsonl",
     "resources",

@@ -4,95 +4,55 @@
 that is away: after a few failures in a row it is not asked any more until it answers again, which a
 task of the client's own finds out. So a caller that can compute the value itself needs no `except`.
 
+`get_or_compute` is for who has a function that computes the value: it runs once for all who wait,
+here and in other processes. `cached` makes a decorator of it.
+
 A `CacheKey` belongs to the identity it was made under, in every tier, whoever uses it later.
 """
 
-import time
-from collections.abc import AsyncGenerator, Iterable
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, NamedTuple
+from typing import Self
 
-import grpc
 import grpc.aio
-from google.protobuf import duration_pb2, timestamp_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from peregrine.api.cache.v1 import cache_pb2 as pb
-from peregrine.api.cache.v1 import cache_pb2_grpc as pb_grpc
 from peregrine.api.common.v1 import common_pb2
-from peregrine.client._connection import ServiceClient, new_request_id, unary_methods
-from peregrine.client._near_cache import NearCache
+from peregrine.client._connection import new_request_id
+from peregrine.client._entries import Entries
+from peregrine.client._flights import Filling, Flights
+from peregrine.client._values import Cached, CacheKey
 from peregrine.kit import context
-from peregrine.kit.breaker import Breaker
-from peregrine.kit.channel import ChannelPool
 from peregrine.kit.context import Identity
 from peregrine.kit.errors import from_rpc_error
 
-MAX_VALUE_BYTES = 1024 * 1024
-
-_SERVICE = pb.DESCRIPTOR.services_by_name["CacheService"]
-# What the near cache adds to the age of a value: a tenth of its time to live, 5 s at most.
-_NEAR_SECONDS = 5.0
-_NEAR_SHARE = 0.1
-# These are given up at once instead of tried again: computing the value is the second try.
-_ENTRIES = frozenset({"Get", "BatchGet", "GetOrLease", "Set"})
+_WARM_SECONDS = 3_600.0
 
 
-class CacheKey(NamedTuple):
-    """Where an entry lives; made by `CacheClient.key`."""
-
-    identity: Identity
-    near: tuple[str, str, str, bytes]
-    message: pb.Key
-
-
-class Cached(NamedTuple):
-    """A value found. `born`: when it was true, on `time.monotonic()`; `cost` in seconds."""
-
-    value: bytes
-    tier: pb.Tier
-    born: float
-    cost: float
-
-    @property
-    def age(self) -> float:
-        """Seconds."""
-        return max(time.monotonic() - self.born, 0.0)
-
-
-class CacheClient(ServiceClient):
+class CacheClient(Entries):
     """Entries, and the policies that say how long those of a namespace live.
 
     Args:
       near_bytes: room of the near cache; 0 means there is none.
       entry_timeout: seconds that the service gets to find or take an entry.
+      registry: where the near cache's metrics are shown.
     """
 
-    name: ClassVar[str] = "cache"
-
-    def __init__(
-        self,
-        target: str = "127.0.0.1:50054",
-        *,
-        connections: int = 2,
-        timeout: float = 30.0,
-        identity: Identity | None = None,
-        near_bytes: int = 16 * 1024 * 1024,
-        entry_timeout: float = 0.3,
-    ) -> None:
-        super().__init__(target, connections=connections, timeout=timeout, identity=identity)
-        self._near: NearCache[tuple[str, str, str, bytes], Cached] = NearCache(max_bytes=near_bytes)
-        self._entry_timeout = entry_timeout
-        self._breaker = Breaker(name=self.name, probe=self._answers)
+    _flights: Flights
+    _loop: asyncio.AbstractEventLoop | None = None
 
     @property
-    def near_bytes(self) -> int:
-        """What the near cache holds."""
-        return self._near.bytes
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop in which the client is open."""
+        return self._loop
 
-    @property
-    def near_evictions(self) -> int:
-        return self._near.evictions
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        self._flights = Flights(self)
+        self._loop = asyncio.get_running_loop()
+        return self
 
     async def __aexit__(
         self,
@@ -100,115 +60,156 @@ class CacheClient(ServiceClient):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._breaker.close()
+        if self._loop is not None:
+            self._loop = None
+            await self._flights.close()
         await super().__aexit__(kind, error, traceback)
 
-    def _bind(self, pool: ChannelPool) -> None:
-        self._cache = pb_grpc.CacheServiceStub(pool)
-        self._health = health_pb2_grpc.HealthStub(pool)
-
-    def _idempotent(self) -> frozenset[str]:
-        return unary_methods(_SERVICE, without=_ENTRIES)
-
-    def key(
-        self,
-        namespace: str,
-        key: bytes,
-        *,
-        shared: bool = False,
-        identity: Identity | None = None,
-    ) -> CacheKey:
-        """The key of an entry of one user, or of its whole tenant when `shared`.
-
-        Args:
-          namespace: 1 to 128 of [A-Za-z0-9_.:-].
-          key: 1 to 512 bytes.
-          identity: whose it is; by default the client's, else that of the current call.
-
-        Raises:
-          Unauthenticated: IDENTITY_MISSING, when nothing says who the current user is.
-        """
-        who = identity or self._identity or context.identity()
-        scope = common_pb2.SCOPE_TENANT if shared else common_pb2.SCOPE_USER
-        return CacheKey(
-            who,
-            (who.tenant, "" if shared else who.user, namespace, key),
-            pb.Key(namespace=namespace, key=key, scope=scope),
-        )
-
-    def near(self, key: CacheKey) -> Cached | None:
-        """The value, if this process has it."""
-        return self._near.get(key.near, time.monotonic())
-
-    async def get(self, key: CacheKey) -> Cached | None:
-        """The value, from the nearest tier that has it.
-
-        Raises:
-          InvalidArgument: KEY_INVALID.
-        """
-        cached = self._near.get(key.near, time.monotonic())
-        if cached is not None:
-            return cached
-        response = await self._asked(self._cache.Get, key, pb.GetRequest(key=key.message))
-        if response is None or not response.HasField("entry"):
-            return None
-        entry = response.entry
-        ttl, age = _seconds(entry.ttl), _seconds(entry.age)
-        cached = Cached(entry.value, entry.tier, time.monotonic() - age, _seconds(entry.cost))
-        self._keep_near(key, cached, ttl)
-        return cached
-
-    async def set(
+    async def get_or_compute(
         self,
         key: CacheKey,
-        value: bytes,
+        compute: Callable[[], Awaitable[bytes]],
         *,
-        ttl: float,
-        cost: float = 0.0,
+        ttl: float | None = None,
+        first_ttl: float | None = None,
         tags: Iterable[str] = (),
-        born: float | None = None,
-        sensitive: bool = False,
-    ) -> str:
-        """Stores a value; returns why it was not stored (UPPER_SNAKE), empty when it was.
+        absent: Callable[[bytes], bool] | None = None,
+        allow_stale: bool = True,
+        source: bytes = b"",
+        revalidate: bool = False,
+    ) -> Cached:
+        """The value, computed if nobody has it; by one caller for all who ask, in every process.
+
+        What `compute` raises is raised to all who wait here, and nothing is kept, unless the policy
+        has a stale value for that case. It runs on behalf of the key's identity and without the
+        deadline of whoever came first; it is cancelled when nobody waits for it any more.
 
         Args:
-          ttl: seconds, above 0 and at most 30 days.
-          cost: seconds that computing it took.
-          born: when it was true, on `time.monotonic()`; now, when not given.
-          sensitive: never store it.
-
-        Raises:
-          InvalidArgument: KEY_INVALID, TTL_INVALID or TAGS_INVALID.
+          ttl, first_ttl, tags, source: as for `set`.
+          absent: whether a value says that there is nothing; it is kept for 5 s.
+          allow_stale: take a value whose time is over while it is computed anew, when the policy
+            allows it.
+          revalidate: `compute` only reads, so one hit in a hundred may be compared with a new
+            value, by which the time to live is tuned; at most one computation in a hundred more.
         """
-        if sensitive:
-            return "SENSITIVE"
-        if len(value) > MAX_VALUE_BYTES:
-            return "TOO_LARGE"
-        now = time.monotonic()
-        born = now if born is None else min(born, now)
-        self._keep_near(key, Cached(value, pb.TIER_NEAR, born, cost), ttl)
-        request = pb.SetRequest(
-            key=key.message,
-            value=value,
-            ttl=_duration(ttl),
-            tags=tags,
-            cost=_duration(cost),
-            fetch_time=_timestamp(time.time() - (now - born)),
-        )
-        response = await self._asked(self._cache.Set, key, request)
-        return "UNAVAILABLE" if response is None else str(response.reason)
+        cached = self.near(key)
+        if cached is None or (revalidate and self._flights.sampled()):
+            fill = Filling(compute, ttl, first_ttl, tuple(tags), absent, source)
+            if cached is not None:
+                self._flights.revalidate(key, fill)
+                return cached
+            cached = await self._flights.join(
+                key, fill, allow_stale=allow_stale, revalidate=revalidate
+            )
+        return cached
 
     async def delete(self, key: CacheKey) -> bool:
-        """Removes an entry from the near cache here and from every shared tier; whether it was
-        there. Near caches of other processes forget it within 5 s.
+        """Removes an entry, here and everywhere, also for computations that began before; whether
+        it was there.
 
         Raises:
-          Unavailable: CACHE_TIER_UNAVAILABLE, a tier is away that may still hold it.
+          Unavailable: CACHE_TIER_UNAVAILABLE, nobody could be told.
         """
         there = self._near.discard(key.near)
         with context.bind(identity=key.identity):
             response = await self._call(self._cache.Delete, pb.DeleteRequest(key=key.message))
         return bool(response.deleted) or there
+
+    async def invalidate(
+        self,
+        *,
+        key: CacheKey | None = None,
+        tag: str = "",
+        namespace: str = "",
+        identity: Identity | None = None,
+        request_id: str | None = None,
+    ) -> int:
+        """Makes entries of the tenant untrue, by exactly one of key, tag or namespace, also for
+        computations that began before; returns the position in the feed. Near caches everywhere
+        know within 100 ms (p99), and serve it for 5 s at the very most.
+
+        Raises:
+          InvalidArgument: KEY_INVALID, TAGS_INVALID, TARGET_MISSING.
+          Unavailable: CACHE_TIER_UNAVAILABLE, nobody could be told.
+        """
+        if (key is not None) + bool(tag) + bool(namespace) != 1:
+            raise ValueError("give one of key, tag and namespace")
+        request = pb.InvalidateRequest(request_id=request_id or new_request_id())
+        if key is not None:
+            self._near.discard(key.near)
+            request.key.CopyFrom(key.message)
+            identity = key.identity
+        elif tag:
+            request.tag = tag
+        else:
+            request.namespace = namespace
+        with context.bind(identity=identity):
+            response = await self._call(self._cache.Invalidate, request)
+        return int(response.sequence)
+
+    async def get_stats(self, namespace: str = "") -> list[pb.NamespaceStats]:
+        """Hits by tier, misses, hit rate, bytes and evictions by namespace of the tenant, since the
+        service began; with what this process has not yet told it.
+
+        Args:
+          namespace: only this one.
+        """
+        request = pb.GetStatsRequest(namespace=namespace)
+        response = await self._call(self._cache.GetStats, request)
+        who = self._identity or context.identity()
+        found = {each.namespace: each for each in response.namespaces}
+        for tenant, name, lane in self._lanes:
+            if tenant != who.tenant or namespace not in ("", name):
+                continue
+            stats = found.setdefault(name, pb.NamespaceStats(namespace=name))
+            stats.near_hits += lane.hits - lane.said_hits
+            stats.evictions += lane.evictions - lane.said_evictions
+            stats.total = stats.near_hits + stats.redis_hits + stats.postgres_hits + stats.misses
+            stats.hit_rate = 1 - stats.misses / stats.total if stats.total else 0.0
+        return [found[name] for name in sorted(found)]
+
+    async def warm_entries(
+        self,
+        namespace: str,
+        *,
+        keys: Iterable[CacheKey] | None = None,
+        path: Path | str | None = None,
+        most_frequent: int = 0,
+        shared: bool = True,
+        max_rate: int = 50,
+    ) -> AsyncGenerator[pb.WarmResponse, None]:
+        """Loads entries ahead of need with the namespace's loader; gives progress.
+
+        Args:
+          keys: what to load, or
+          path: a file with a key on each line (those of the tenant, unless not `shared`), or
+          most_frequent: that many of the keys that were most asked for in the last day.
+          max_rate: loads per second.
+
+        Raises:
+          FailedPrecondition: LOADER_UNKNOWN. InvalidArgument: KEY_INVALID, BATCH_TOO_LARGE.
+        """
+        request = pb.WarmRequest(namespace=namespace, max_rate=max_rate)
+        request.keys.SetInParent()
+        if path is not None:
+            text = await asyncio.to_thread(Path(path).read_bytes)
+            scope = common_pb2.SCOPE_TENANT if shared else common_pb2.SCOPE_USER
+            request.keys.keys.extend(
+                pb.Key(namespace=namespace, key=line, scope=scope)
+                for line in text.splitlines()
+                if line
+            )
+        elif keys is not None:
+            request.keys.keys.extend(each.message for each in keys)
+        else:
+            request.most_frequent = most_frequent
+        with await self._identified():
+            responses = self._cache.Warm(request, timeout=_WARM_SECONDS)
+            try:
+                async for response in responses:
+                    yield response
+            except grpc.aio.AioRpcError as error:
+                raise from_rpc_error(error) from None
 
     async def apply_policy(
         self,
@@ -239,50 +240,3 @@ class CacheClient(ServiceClient):
     def list_policies(self, *, limit: int | None = None) -> AsyncGenerator[pb.Policy, None]:
         """Policies by namespace."""
         return self._list(self._cache.ListPolicies, pb.ListPoliciesRequest(), "policies", limit)
-
-    async def _asked(self, method: Any, key: CacheKey, request: Any) -> Any:
-        """The response; None when the service is away or does not answer in time."""
-        left = context.deadline_remaining()
-        # A caller that cannot wait would look like a service that does not answer.
-        if self._breaker.open or (left is not None and left < 2 * self._entry_timeout):
-            return None
-        try:
-            with context.bind(identity=key.identity):
-                response = await method(request, timeout=self._entry_timeout)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                raise from_rpc_error(error) from None
-            self._breaker.failed()
-            return None
-        self._breaker.succeeded()
-        return response
-
-    async def _answers(self) -> bool:
-        request = health_pb2.HealthCheckRequest(service=_SERVICE.full_name)
-        try:
-            # For as long as a connection takes; a lookup's time is for one that is there.
-            response = await self._health.Check(request, timeout=1.0, wait_for_ready=True)
-        except grpc.aio.AioRpcError:
-            return False
-        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
-
-    def _keep_near(self, key: CacheKey, cached: Cached, ttl: float) -> None:
-        now = time.monotonic()
-        expires = min(now + min(_NEAR_SECONDS, ttl * _NEAR_SHARE), cached.born + ttl)
-        if expires > now:
-            near = cached._replace(tier=pb.TIER_NEAR)
-            self._near.put(key.near, near, size=len(cached.value), expires=expires)
-
-
-def _seconds(duration: duration_pb2.Duration) -> float:
-    return duration.seconds + duration.nanos / 1e9
-
-
-def _duration(seconds: float) -> duration_pb2.Duration:
-    whole, nanos = divmod(round(seconds * 1e9), 1_000_000_000)
-    return duration_pb2.Duration(seconds=whole, nanos=nanos)
-
-
-def _timestamp(seconds: float) -> timestamp_pb2.Timestamp:
-    whole, nanos = divmod(round(seconds * 1e9), 1_000_000_000)
-    return timestamp_pb2.Timestamp(seconds=whole, nanos=nanos)

@@ -10,7 +10,7 @@ leave or lose their mark.
 Time is an argument, in seconds on whatever clock the caller likes, as long as it is one clock.
 """
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -42,12 +42,14 @@ class NearCache(Generic[K, V]):
 
     Args:
       max_bytes: what all entries may be together, `ENTRY_BYTES` for each of them included.
+      on_evicted: told the key of each entry that made room for others.
     """
 
-    __slots__ = ("_hand", "_nodes", "_ring", "bytes", "evictions", "max_bytes")
+    __slots__ = ("_hand", "_nodes", "_on_evicted", "_ring", "bytes", "evictions", "max_bytes")
 
-    def __init__(self, *, max_bytes: int) -> None:
+    def __init__(self, *, max_bytes: int, on_evicted: Callable[[K], object] | None = None) -> None:
         self.max_bytes = max_bytes
+        self._on_evicted = on_evicted
         self.bytes = 0
         self.evictions = 0
         self._nodes: dict[K, _Node[K, V]] = {}
@@ -117,8 +119,11 @@ class NearCache(Generic[K, V]):
             hand.marked = False
             hand = hand.newer
         self._hand = hand
+        key = hand.key
         self._remove(hand)
         self.evictions += 1
+        if self._on_evicted is not None:
+            self._on_evicted(key)
 
     def _remove(self, node: _Node[K, V]) -> None:
         if self._hand is node:

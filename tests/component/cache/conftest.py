@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from peregrine.api.cache.v1 import cache_pb2, cache_pb2_grpc
 from peregrine.api.common.v1 import common_pb2
 from peregrine.cache import main
+from peregrine.cache.loaders import Loaders
 from peregrine.kit.context import Identity
 from peregrine.kit.options import channel_options
 from peregrine.kit.settings import Secret
@@ -28,6 +29,9 @@ TENANT, USER = common_pb2.SCOPE_TENANT, common_pb2.SCOPE_USER
 def key(name: str | bytes, scope: Any = USER, namespace: str = "tool:test") -> cache_pb2.Key:
     utf8 = name if isinstance(name, bytes) else name.encode()
     return cache_pb2.Key(namespace=namespace, key=utf8, scope=scope)
+
+
+POLICY_TIMES = ("ttl", "min_ttl", "max_ttl", "stale_while_revalidate", "stale_if_error")
 
 
 @dataclass
@@ -87,6 +91,46 @@ class Cache:
         )
         return list(answer.results)
 
+    async def call(
+        self, method: str, request: Any, who: Identity = ADA, *, timeout: float = 20
+    ) -> Any:
+        return await getattr(self.stub, method)(request, metadata=signed(who), timeout=timeout)
+
+    async def lease(
+        self, one: cache_pb2.Key, who: Identity = ADA, *, timeout: float = 20, **more: Any
+    ) -> cache_pb2.GetOrLeaseResponse:
+        request = cache_pb2.GetOrLeaseRequest(key=one, **more)
+        answer: cache_pb2.GetOrLeaseResponse = await self.call(
+            "GetOrLease", request, who, timeout=timeout
+        )
+        return answer
+
+    async def invalidate(self, who: Identity = ADA, **target: Any) -> int:
+        answer = await self.call("Invalidate", cache_pb2.InvalidateRequest(**target), who)
+        return int(answer.sequence)
+
+    async def apply(
+        self,
+        namespace: str = "tool:test",
+        who: Identity = ADA,
+        *,
+        request_id: str = "",
+        expected_version: int | None = None,
+        **fields: Any,
+    ) -> cache_pb2.Policy:
+        """Times in seconds."""
+        policy = cache_pb2.Policy(namespace=namespace)
+        for name, value in fields.items():
+            if name in POLICY_TIMES:
+                getattr(policy, name).FromMicroseconds(round(value * 1e6))
+            else:
+                setattr(policy, name, value)
+        request = cache_pb2.ApplyPolicyRequest(
+            policy=policy, request_id=request_id, expected_version=expected_version
+        )
+        applied: cache_pb2.Policy = (await self.call("ApplyPolicy", request, who)).policy
+        return applied
+
     async def empty_redis(self) -> None:
         await self.redis.kill()
         await self.redis.restart(empty=True)
@@ -105,31 +149,49 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
 async def cache(
     migrated_dsn: str, redis_server: RedisServer, stack: AsyncExitStack
 ) -> AsyncIterator[Cache]:
-    redis_proxy = await stack.enter_async_context(fault_proxy(str(redis_server.socket_path)))
-    postgres_proxy = await stack.enter_async_context(fault_proxy(socket_path(migrated_dsn)))
+    yield await replica(stack, migrated_dsn, redis_server, Clock())
+
+
+@pytest.fixture
+async def other(cache: Cache, stack: AsyncExitStack) -> AsyncIterator[Cache]:
+    """Another replica of the same cache."""
+    yield await replica(stack, cache.dsn, cache.redis, cache.clock)
+
+
+async def replica(
+    stack: AsyncExitStack,
+    dsn: str,
+    redis: RedisServer,
+    clock: Clock,
+    loaders: Loaders | None = None,
+) -> Cache:
+    redis_proxy = await stack.enter_async_context(fault_proxy(str(redis.socket_path)))
+    postgres_proxy = await stack.enter_async_context(fault_proxy(socket_path(dsn)))
     settings = main.Settings(
         identity_keys=Secret(KEYS_TEXT),
         listen="127.0.0.1:0",
-        postgres_dsn=Secret(through(migrated_dsn, postgres_proxy.address)),
+        postgres_dsn=Secret(through(dsn, postgres_proxy.address)),
         postgres_pool_size=4,
         cache_redis_url=Secret(f"redis://{redis_proxy.address}/0"),
         # Two busy cores must not look like a store that is away.
         redis_timeout_seconds=0.5,
         postgres_timeout_seconds=0.5,
     )
-    clock, registry = Clock(), CollectorRegistry()
-    server = await stack.enter_async_context(main.build(settings, registry=registry, now=clock))
+    registry = CollectorRegistry()
+    server = await stack.enter_async_context(
+        main.build(settings, registry=registry, now=clock, loaders=loaders)
+    )
     await stack.enter_async_context(server)
     await server.serving()
     channel = await stack.enter_async_context(
         grpc.aio.insecure_channel(server.address, options=channel_options(server.address))
     )
-    yield Cache(
+    return Cache(
         stub=cache_pb2_grpc.CacheServiceStub(channel),
         registry=registry,
         clock=clock,
-        redis=redis_server,
+        redis=redis,
         redis_proxy=redis_proxy,
         postgres_proxy=postgres_proxy,
-        dsn=migrated_dsn,
+        dsn=dsn,
     )

@@ -13,6 +13,7 @@ from peregrine.kit.context import Identity
 from peregrine.kit.errors import from_rpc_error
 from peregrine.kit.postgres import Database
 from tests.component.cache.conftest import ADA, BOB, OTHER_ADA, TENANT, USER, Cache, key
+from tests.support.identity import signed
 
 MIB = 1024 * 1024
 
@@ -22,9 +23,9 @@ async def test_what_was_set_is_got_with_all_that_was_said_of_it(cache: Cache) ->
     request.ttl.FromSeconds(60)
     request.cost.FromMilliseconds(250)
     request.fetch_time.FromMilliseconds(int(cache.clock() * 1000) - 5_500)
-    stored = await cache.stub.Set(request, timeout=20)
+    stored = await cache.stub.Set(request, metadata=signed(ADA), timeout=20)
     assert stored.stored and not stored.reason and stored.version > 0
-    answer = (await cache.stub.Get(cache_pb2.GetRequest(key=key("a")), timeout=20)).entry
+    answer = (await cache.get(key("a"))).entry
     assert answer.value == b"\x00value\xff"
     assert list(answer.tags) == ["docs", "prices"]
     assert answer.fetch_time == request.fetch_time
@@ -264,7 +265,7 @@ async def test_a_bad_request_is_refused_with_a_reason(
     for method, request, reason in INVALID:
         with subtests.test(method=method, request=str(request)[:60]):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await getattr(cache.stub, method)(request, timeout=20)
+                await getattr(cache.stub, method)(request, metadata=signed(ADA), timeout=20)
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
             assert from_rpc_error(caught.value).reason == reason
 

@@ -9,8 +9,9 @@ import redis.asyncio
 
 from peregrine.api.cache.v1 import cache_pb2
 from peregrine.kit.errors import from_rpc_error
-from tests.component.cache.conftest import Cache, key
+from tests.component.cache.conftest import ADA, Cache, key
 from tests.support.eventually import eventually
+from tests.support.identity import signed
 
 REDIS_GONE = {("redis", "REDIS_UNAVAILABLE"), ("redis", "REDIS_TIMEOUT")}
 POSTGRES_GONE = {("postgres", "POSTGRES_UNAVAILABLE"), ("postgres", "POSTGRES_TIMEOUT")}
@@ -32,6 +33,10 @@ async def until_open(cache: Cache, level: str) -> None:
         return is_open(cache, level)
 
     await eventually(opened)
+
+
+async def unknown(cache: Cache) -> bool:
+    return ("feed", "INVALIDATIONS_UNKNOWN") in said(await cache.get(key("a")))
 
 
 def asked(cache: Cache) -> float:
@@ -88,11 +93,16 @@ async def test_once_the_breakers_are_open_nobody_waits_for_the_tiers(
     await cache.set(key("a"), b"x")
     getattr(cache.redis_proxy, how)()
     getattr(cache.postgres_proxy, how)()
-    await until_open(cache, "redis")
-    await until_open(cache, "postgres")
+
+    async def left_out() -> bool:
+        # Storing asks both; reading asks neither once nobody says what was made untrue.
+        await cache.set(key("b"), b"x")
+        return is_open(cache, "redis") and is_open(cache, "postgres")
+
+    await eventually(left_out)
+    await eventually(lambda: unknown(cache))
     before = asked(cache)
-    answer = await cache.get(key("a"))
-    assert said(answer) == {("redis", "REDIS_UNAVAILABLE"), ("postgres", "POSTGRES_UNAVAILABLE")}
+    assert said(await cache.get(key("a"))) == {("feed", "INVALIDATIONS_UNKNOWN")}
     refused = await cache.set(key("b"), b"x")
     assert (refused.stored, refused.reason) == (False, "UNAVAILABLE")
     assert asked(cache) == before
@@ -128,18 +138,17 @@ async def test_a_killed_redis_is_used_again_when_it_is_back(cache: Cache) -> Non
     await eventually(promoted)
 
 
-@pytest.mark.parametrize("cut", ["redis_proxy", "postgres_proxy"])
-async def test_a_removal_that_cannot_reach_a_tier_fails_and_works_when_repeated(
-    cache: Cache, cut: str
+async def test_a_removal_that_cannot_be_told_to_anybody_fails_and_works_when_repeated(
+    cache: Cache,
 ) -> None:
     await cache.set(key("a"), b"x")
-    getattr(cache, cut).cut()
+    cache.postgres_proxy.cut()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await cache.delete(key("a"))
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     error = from_rpc_error(caught.value)
     assert (error.reason, error.retry_after) == ("CACHE_TIER_UNAVAILABLE", 1.0)
-    getattr(cache, cut).resume()
+    cache.postgres_proxy.resume()
 
     async def deleted() -> bool:
         try:
@@ -151,6 +160,18 @@ async def test_a_removal_that_cannot_reach_a_tier_fails_and_works_when_repeated(
     await eventually(deleted)
     assert await cache.value(key("a")) is None
     await cache.empty_redis()
+    await until_answers_without_degradation(cache, key("a"))
+    assert await cache.value(key("a")) is None
+
+
+async def test_what_was_removed_while_redis_was_away_does_not_come_back_with_it(
+    cache: Cache,
+) -> None:
+    await cache.set(key("a"), b"x")
+    cache.redis_proxy.cut()
+    assert await cache.delete(key("a"))
+    assert await cache.value(key("a")) is None
+    cache.redis_proxy.resume()
     await until_answers_without_degradation(cache, key("a"))
     assert await cache.value(key("a")) is None
 
@@ -183,7 +204,9 @@ async def test_a_caller_in_a_hurry_does_not_open_the_breaker(cache: Cache) -> No
     cache.redis_proxy.delay = 0.1
     for _ in range(5):
         try:
-            answer = await cache.stub.Get(cache_pb2.GetRequest(key=key("a")), timeout=0.05)
+            answer = await cache.stub.Get(
+                cache_pb2.GetRequest(key=key("a")), metadata=signed(ADA), timeout=0.05
+            )
             assert said(answer)
         except grpc.aio.AioRpcError as late:
             assert late.code() is grpc.StatusCode.DEADLINE_EXCEEDED

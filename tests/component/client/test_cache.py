@@ -9,7 +9,7 @@ import pytest
 
 from peregrine.api.cache.v1 import cache_pb2 as pb
 from peregrine.cache import main
-from peregrine.client import CacheClient, Identity
+from peregrine.client import CacheClient, CacheKey, Identity
 from peregrine.kit import context
 from peregrine.kit.errors import InvalidArgument, Unauthenticated
 from peregrine.kit.settings import Secret
@@ -51,11 +51,24 @@ async def client(
     )
 
 
+async def live(one: CacheClient, key: CacheKey) -> None:
+    """Waits until the feed of invalidations lives: only then is anything served from near by."""
+
+    async def served() -> bool:
+        probe = one.key("probe", b"p", identity=key.identity)
+        await one.set(probe, b"x", ttl=60)
+        return one.near(probe) is not None
+
+    await eventually(served)
+
+
 async def test_a_value_is_found_near_by_who_set_it_and_far_by_others(
     stack: AsyncExitStack, proxy: FaultProxy
 ) -> None:
     one, other = await client(stack, proxy), await client(stack, proxy)
     key = one.key("ns", b"k")
+    await live(one, key)
+    await live(other, key)
     assert await one.get(key) is None and one.near(key) is None
     assert await one.set(key, b"value", ttl=100, cost=0.5, born=time.monotonic() - 7) == ""
     near, far = await one.get(key), await other.get(other.key("ns", b"k"))
@@ -109,6 +122,7 @@ async def test_what_was_deleted_is_gone_here_and_there(
 ) -> None:
     one, other = await client(stack, proxy), await client(stack, proxy, near_bytes=0)
     key = one.key("ns", b"k")
+    await live(one, key)
     await one.set(key, b"value", ttl=60)
     assert await one.delete(key)
     assert one.near(key) is None and await one.get(key) is None and await other.get(key) is None
@@ -122,7 +136,7 @@ async def test_what_is_not_stored_is_said_and_not_kept_near_either(
     key = one.key("ns", b"k")
     assert await one.set(key, b"x", ttl=60, sensitive=True) == "SENSITIVE"
     assert await one.set(key, bytes(MIB + 1), ttl=60) == "TOO_LARGE"
-    assert one.near(key) is None and one.near_bytes == 0
+    assert one.near(key) is None
     with pytest.raises(InvalidArgument):
         await one.set(one.key("no such name!", b"k"), b"x", ttl=60)
     with pytest.raises(InvalidArgument):
@@ -154,15 +168,26 @@ async def test_a_service_that_is_away_is_a_miss_soon_at_no_cost_and_used_again_w
     await eventually(back, timeout=10)
 
 
-async def test_near_values_are_served_while_the_service_is_away(
-    stack: AsyncExitStack, proxy: FaultProxy
+@pytest.mark.parametrize("how", ["cut", "stall"])
+async def test_near_values_are_not_served_once_the_feed_was_silent_for_a_second(
+    stack: AsyncExitStack, proxy: FaultProxy, how: str
 ) -> None:
     one = await client(stack, proxy)
     key = one.key("ns", b"k")
+    await live(one, key)
     await one.set(key, b"value", ttl=60)
-    proxy.cut()
-    found = await one.get(key)
-    assert found is not None and found.value == b"value"
+    assert one.near(key) is not None
+    getattr(proxy, how)()
+    begun = time.monotonic()
+    await eventually(lambda: one.near(key) is None)
+    assert time.monotonic() - begun < 4.0  # it would have been near for 5 s
+    proxy.resume()
+
+    async def back() -> bool:
+        await one.get(key)
+        return one.near(key) is not None
+
+    await eventually(back)
 
 
 async def test_a_service_that_was_never_there_is_a_miss() -> None:

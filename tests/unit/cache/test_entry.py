@@ -1,10 +1,25 @@
 """Frames: what was written down comes back, and nothing else does."""
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peregrine.cache.entry import Address, Corrupt, Entry, Versions, decode, encode, tombstone
+from peregrine.cache.entry import (
+    COMPRESSED_FROM,
+    FIXED_BYTES,
+    MAX_VALUE_BYTES,
+    Address,
+    Corrupt,
+    Entry,
+    Versions,
+    decode,
+    digest_of,
+    encode,
+    replaced,
+    tombstone,
+)
 
 NAMES = st.from_regex(r"[a-z0-9][a-z0-9_.@-]{0,10}", fullmatch=True)
 ADDRESSES = st.builds(
@@ -21,7 +36,10 @@ ENTRIES = st.builds(
     version=st.integers(1, 10**16 - 1),
     fetch_time=TIMES,
     ttl=TIMES,
+    first_ttl=TIMES,
     cost=TIMES,
+    epoch=st.integers(0, 2**62),
+    absent=st.booleans(),
     tags=st.lists(st.from_regex(r"[!-~]{1,8}", fullmatch=True), max_size=3).map(tuple),
 )
 HERE = Address("acme", "ada", "tool:x", b"k")
@@ -31,8 +49,9 @@ HERE = Address("acme", "ada", "tool:x", b"k")
 def test_an_entry_comes_back_as_it_was(entry: Entry, address: Address) -> None:
     back = decode(encode(entry, address), address)
     assert back is not None
-    assert (back.value, back.version, back.tags) == (entry.value, entry.version, entry.tags)
-    for field in ("fetch_time", "ttl", "cost"):
+    for field in ("value", "version", "tags", "epoch", "absent"):
+        assert getattr(back, field) == getattr(entry, field)
+    for field in ("fetch_time", "ttl", "first_ttl", "cost"):
         assert getattr(back, field) == pytest.approx(getattr(entry, field), abs=2e-6)
 
 
@@ -80,3 +99,34 @@ def test_versions_grow_even_when_the_clock_does_not() -> None:
     clock[0] = 200.0
     seen.append(versions.next())
     assert seen == [100_000_000, 100_000_001, 100_000_002, 100_000_003, 200_000_000]
+
+
+def kept(value: bytes) -> Entry:
+    return Entry(value=value, version=1, fetch_time=1.0, ttl=1.0)
+
+
+def test_what_gets_smaller_is_compressed_from_two_kibibytes_on() -> None:
+    for size in (COMPRESSED_FROM, 100_000, MAX_VALUE_BYTES):
+        text = b"the same again " * (size // 15 + 1)
+        frame = encode(kept(text[:size]), HERE)
+        assert len(frame) < size / 5
+        assert decode(frame, HERE) == kept(text[:size])
+    for value in (b"a" * (COMPRESSED_FROM - 1), os.urandom(100_000)):
+        frame = encode(kept(value), HERE)
+        assert frame.endswith(value)
+        assert decode(frame, HERE) == kept(value)
+
+
+def test_a_compressed_value_that_unpacks_to_too_much_is_corrupt() -> None:
+    frame = encode(kept(bytes(2 * MAX_VALUE_BYTES)), HERE)
+    with pytest.raises(Corrupt):
+        decode(frame, HERE)
+
+
+@given(ENTRIES, ADDRESSES)
+def test_the_beginning_of_a_frame_tells_what_is_replaced(entry: Entry, address: Address) -> None:
+    before = replaced(encode(entry, address)[:FIXED_BYTES])
+    assert before is not None
+    assert (before.digest, before.epoch) == (digest_of(entry.value), entry.epoch)
+    assert replaced(tombstone(1, address)) is None and replaced(b"") is None
+    assert replaced(b"PC1e" + b"0" * 200) is None

@@ -45,7 +45,7 @@ class Key(_message.Message):
     def __init__(self, namespace: _Optional[str] = ..., key: _Optional[bytes] = ..., scope: _Optional[_Union[_common_pb2.Scope, str]] = ...) -> None: ...
 
 class Entry(_message.Message):
-    __slots__ = ("value", "fetch_time", "ttl", "age", "stale", "cost", "tags", "tier", "version")
+    __slots__ = ("value", "fetch_time", "ttl", "age", "stale", "cost", "tags", "tier", "version", "absent", "epoch")
     VALUE_FIELD_NUMBER: _ClassVar[int]
     FETCH_TIME_FIELD_NUMBER: _ClassVar[int]
     TTL_FIELD_NUMBER: _ClassVar[int]
@@ -55,6 +55,8 @@ class Entry(_message.Message):
     TAGS_FIELD_NUMBER: _ClassVar[int]
     TIER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    ABSENT_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     value: bytes
     fetch_time: _timestamp_pb2.Timestamp
     ttl: _duration_pb2.Duration
@@ -64,21 +66,39 @@ class Entry(_message.Message):
     tags: _containers.RepeatedScalarFieldContainer[str]
     tier: Tier
     version: int
-    def __init__(self, value: _Optional[bytes] = ..., fetch_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., stale: _Optional[bool] = ..., cost: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., tags: _Optional[_Iterable[str]] = ..., tier: _Optional[_Union[Tier, str]] = ..., version: _Optional[int] = ...) -> None: ...
+    absent: bool
+    epoch: int
+    def __init__(self, value: _Optional[bytes] = ..., fetch_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., stale: _Optional[bool] = ..., cost: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., tags: _Optional[_Iterable[str]] = ..., tier: _Optional[_Union[Tier, str]] = ..., version: _Optional[int] = ..., absent: _Optional[bool] = ..., epoch: _Optional[int] = ...) -> None: ...
+
+class NearReport(_message.Message):
+    __slots__ = ("hits", "evictions")
+    HITS_FIELD_NUMBER: _ClassVar[int]
+    EVICTIONS_FIELD_NUMBER: _ClassVar[int]
+    hits: int
+    evictions: int
+    def __init__(self, hits: _Optional[int] = ..., evictions: _Optional[int] = ...) -> None: ...
 
 class GetRequest(_message.Message):
-    __slots__ = ("key",)
+    __slots__ = ("key", "allow_stale", "computing_failed", "near")
     KEY_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_STALE_FIELD_NUMBER: _ClassVar[int]
+    COMPUTING_FAILED_FIELD_NUMBER: _ClassVar[int]
+    NEAR_FIELD_NUMBER: _ClassVar[int]
     key: Key
-    def __init__(self, key: _Optional[_Union[Key, _Mapping]] = ...) -> None: ...
+    allow_stale: bool
+    computing_failed: bool
+    near: NearReport
+    def __init__(self, key: _Optional[_Union[Key, _Mapping]] = ..., allow_stale: _Optional[bool] = ..., computing_failed: _Optional[bool] = ..., near: _Optional[_Union[NearReport, _Mapping]] = ...) -> None: ...
 
 class GetResponse(_message.Message):
-    __slots__ = ("entry", "degradations")
+    __slots__ = ("entry", "degradations", "epoch")
     ENTRY_FIELD_NUMBER: _ClassVar[int]
     DEGRADATIONS_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     entry: Entry
     degradations: _containers.RepeatedCompositeFieldContainer[_common_pb2.Degradation]
-    def __init__(self, entry: _Optional[_Union[Entry, _Mapping]] = ..., degradations: _Optional[_Iterable[_Union[_common_pb2.Degradation, _Mapping]]] = ...) -> None: ...
+    epoch: int
+    def __init__(self, entry: _Optional[_Union[Entry, _Mapping]] = ..., degradations: _Optional[_Iterable[_Union[_common_pb2.Degradation, _Mapping]]] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class BatchGetRequest(_message.Message):
     __slots__ = ("keys",)
@@ -93,12 +113,16 @@ class BatchGetResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[GetResponse, _Mapping]]] = ...) -> None: ...
 
 class GetOrLeaseRequest(_message.Message):
-    __slots__ = ("key", "allow_stale")
+    __slots__ = ("key", "allow_stale", "fencing_token", "near")
     KEY_FIELD_NUMBER: _ClassVar[int]
     ALLOW_STALE_FIELD_NUMBER: _ClassVar[int]
+    FENCING_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    NEAR_FIELD_NUMBER: _ClassVar[int]
     key: Key
     allow_stale: bool
-    def __init__(self, key: _Optional[_Union[Key, _Mapping]] = ..., allow_stale: _Optional[bool] = ...) -> None: ...
+    fencing_token: int
+    near: NearReport
+    def __init__(self, key: _Optional[_Union[Key, _Mapping]] = ..., allow_stale: _Optional[bool] = ..., fencing_token: _Optional[int] = ..., near: _Optional[_Union[NearReport, _Mapping]] = ...) -> None: ...
 
 class Lease(_message.Message):
     __slots__ = ("fencing_token", "duration", "epoch")
@@ -111,17 +135,19 @@ class Lease(_message.Message):
     def __init__(self, fencing_token: _Optional[int] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class GetOrLeaseResponse(_message.Message):
-    __slots__ = ("entry", "lease", "degradations")
+    __slots__ = ("entry", "lease", "degradations", "refresh")
     ENTRY_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
     DEGRADATIONS_FIELD_NUMBER: _ClassVar[int]
+    REFRESH_FIELD_NUMBER: _ClassVar[int]
     entry: Entry
     lease: Lease
     degradations: _containers.RepeatedCompositeFieldContainer[_common_pb2.Degradation]
-    def __init__(self, entry: _Optional[_Union[Entry, _Mapping]] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., degradations: _Optional[_Iterable[_Union[_common_pb2.Degradation, _Mapping]]] = ...) -> None: ...
+    refresh: Lease
+    def __init__(self, entry: _Optional[_Union[Entry, _Mapping]] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., degradations: _Optional[_Iterable[_Union[_common_pb2.Degradation, _Mapping]]] = ..., refresh: _Optional[_Union[Lease, _Mapping]] = ...) -> None: ...
 
 class SetRequest(_message.Message):
-    __slots__ = ("key", "value", "ttl", "tags", "cost", "fetch_time", "fencing_token", "epoch", "sensitive")
+    __slots__ = ("key", "value", "ttl", "tags", "cost", "fetch_time", "fencing_token", "epoch", "sensitive", "first_ttl", "absent", "source")
     KEY_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     TTL_FIELD_NUMBER: _ClassVar[int]
@@ -131,6 +157,9 @@ class SetRequest(_message.Message):
     FENCING_TOKEN_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SENSITIVE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TTL_FIELD_NUMBER: _ClassVar[int]
+    ABSENT_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
     key: Key
     value: bytes
     ttl: _duration_pb2.Duration
@@ -140,17 +169,22 @@ class SetRequest(_message.Message):
     fencing_token: int
     epoch: int
     sensitive: bool
-    def __init__(self, key: _Optional[_Union[Key, _Mapping]] = ..., value: _Optional[bytes] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., tags: _Optional[_Iterable[str]] = ..., cost: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., fetch_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., fencing_token: _Optional[int] = ..., epoch: _Optional[int] = ..., sensitive: _Optional[bool] = ...) -> None: ...
+    first_ttl: _duration_pb2.Duration
+    absent: bool
+    source: bytes
+    def __init__(self, key: _Optional[_Union[Key, _Mapping]] = ..., value: _Optional[bytes] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., tags: _Optional[_Iterable[str]] = ..., cost: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., fetch_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., fencing_token: _Optional[int] = ..., epoch: _Optional[int] = ..., sensitive: _Optional[bool] = ..., first_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., absent: _Optional[bool] = ..., source: _Optional[bytes] = ...) -> None: ...
 
 class SetResponse(_message.Message):
-    __slots__ = ("stored", "reason", "version")
+    __slots__ = ("stored", "reason", "version", "ttl")
     STORED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    TTL_FIELD_NUMBER: _ClassVar[int]
     stored: bool
     reason: str
     version: int
-    def __init__(self, stored: _Optional[bool] = ..., reason: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+    ttl: _duration_pb2.Duration
+    def __init__(self, stored: _Optional[bool] = ..., reason: _Optional[str] = ..., version: _Optional[int] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class ReleaseLeaseRequest(_message.Message):
     __slots__ = ("key", "fencing_token")
@@ -195,10 +229,12 @@ class InvalidateResponse(_message.Message):
     def __init__(self, sequence: _Optional[int] = ...) -> None: ...
 
 class WatchInvalidationsRequest(_message.Message):
-    __slots__ = ("after_sequence",)
+    __slots__ = ("after_sequence", "from_now")
     AFTER_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    FROM_NOW_FIELD_NUMBER: _ClassVar[int]
     after_sequence: int
-    def __init__(self, after_sequence: _Optional[int] = ...) -> None: ...
+    from_now: bool
+    def __init__(self, after_sequence: _Optional[int] = ..., from_now: _Optional[bool] = ...) -> None: ...
 
 class WatchInvalidationsResponse(_message.Message):
     __slots__ = ("events",)
@@ -207,7 +243,7 @@ class WatchInvalidationsResponse(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[InvalidationEvent, _Mapping]]] = ...) -> None: ...
 
 class InvalidationEvent(_message.Message):
-    __slots__ = ("sequence", "create_time", "key", "tag", "namespace", "heartbeat", "policy")
+    __slots__ = ("sequence", "create_time", "key", "tag", "namespace", "heartbeat", "policy", "entry_digest")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
@@ -215,6 +251,7 @@ class InvalidationEvent(_message.Message):
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_DIGEST_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     create_time: _timestamp_pb2.Timestamp
     key: Key
@@ -222,7 +259,8 @@ class InvalidationEvent(_message.Message):
     namespace: str
     heartbeat: Heartbeat
     policy: Policy
-    def __init__(self, sequence: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., key: _Optional[_Union[Key, _Mapping]] = ..., tag: _Optional[str] = ..., namespace: _Optional[str] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ...) -> None: ...
+    entry_digest: bytes
+    def __init__(self, sequence: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., key: _Optional[_Union[Key, _Mapping]] = ..., tag: _Optional[str] = ..., namespace: _Optional[str] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., entry_digest: _Optional[bytes] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ()
@@ -247,14 +285,16 @@ class KeyList(_message.Message):
     def __init__(self, keys: _Optional[_Iterable[_Union[Key, _Mapping]]] = ...) -> None: ...
 
 class WarmResponse(_message.Message):
-    __slots__ = ("loaded", "failed", "total")
+    __slots__ = ("loaded", "failed", "total", "present")
     LOADED_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
+    PRESENT_FIELD_NUMBER: _ClassVar[int]
     loaded: int
     failed: int
     total: int
-    def __init__(self, loaded: _Optional[int] = ..., failed: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
+    present: int
+    def __init__(self, loaded: _Optional[int] = ..., failed: _Optional[int] = ..., total: _Optional[int] = ..., present: _Optional[int] = ...) -> None: ...
 
 class GetStatsRequest(_message.Message):
     __slots__ = ("namespace",)

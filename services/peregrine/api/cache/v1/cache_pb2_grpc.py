@@ -121,8 +121,9 @@ class CacheServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetOrLease(self, request, context):
-        """The entry, or the right to compute it, or the wait for whoever does, within the deadline. Not idempotent: a lease given to
-        a caller that never heard of it runs out by itself. INVALID_ARGUMENT / KEY_INVALID.
+        """The entry, or the right to compute it, or the wait for whoever does; shortly before the deadline (after 30 s without one)
+        neither, with the degradation "lease". Not idempotent: a lease given to a caller that never heard of it runs out by itself.
+        INVALID_ARGUMENT / KEY_INVALID; ABORTED / LEASE_LOST when a fencing token is given that no longer holds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,7 +131,7 @@ class CacheServiceServicer:
 
     def Set(self, request, context):
         """Stores an entry, or says why it was not stored. Idempotent.
-        INVALID_ARGUMENT / KEY_INVALID | TTL_INVALID | TAGS_INVALID; ABORTED / LEASE_LOST when a fencing token is given that no longer holds.
+        INVALID_ARGUMENT / KEY_INVALID | TTL_INVALID | TAGS_INVALID | SOURCE_TOO_LARGE | LEASE_INVALID; ABORTED / LEASE_LOST when a fencing token is given that no longer holds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,44 +145,51 @@ class CacheServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Removes one entry from every tier. Idempotent. INVALID_ARGUMENT / KEY_INVALID;
-        UNAVAILABLE / CACHE_TIER_UNAVAILABLE: a tier is away that may still hold it.
+        """Removes one entry from every tier, also for fills that began before. Idempotent. INVALID_ARGUMENT / KEY_INVALID;
+        UNAVAILABLE / CACHE_TIER_UNAVAILABLE: PostgreSQL is away, so that nobody can be told.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Invalidate(self, request, context):
-        """Makes entries untrue by key, tag or namespace, also for fills that began before. Idempotent.
+        """Makes entries of the caller's tenant untrue by key, tag or namespace, also for fills that began before. Idempotent.
+        INVALID_ARGUMENT / KEY_INVALID | TAGS_INVALID | TARGET_MISSING | REQUEST_ID_INVALID; ALREADY_EXISTS / REQUEST_ID_REUSED;
+        UNAVAILABLE / CACHE_TIER_UNAVAILABLE: PostgreSQL is away, so that nobody can be told.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchInvalidations(self, request, context):
-        """The feed of invalidations from a position on; never ends. Idempotent. OUT_OF_RANGE / EVENTS_COMPACTED: forget everything, begin anew.
+        """The feed of the tenant's invalidations and policies from a position on; never ends. At least every 0.5 s an event or a
+        heartbeat, as long as this replica itself knows of all that happened: who hears nothing for a second trusts nothing it keeps.
+        Idempotent. OUT_OF_RANGE / EVENTS_COMPACTED: forget everything, begin anew.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Warm(self, request, context):
-        """Loads entries ahead of need, with progress. Idempotent: what is there is not loaded again. FAILED_PRECONDITION / LOADER_UNKNOWN.
+        """Loads entries ahead of need, with progress. Idempotent: what is there is not loaded again.
+        INVALID_ARGUMENT / KEY_INVALID | SOURCE_MISSING | BATCH_TOO_LARGE; FAILED_PRECONDITION / LOADER_UNKNOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetStats(self, request, context):
-        """Hits, misses, bytes and evictions per namespace since the start of this replica. Idempotent.
+        """Hits, misses, bytes and evictions per namespace of the tenant since the start of this replica. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ApplyPolicy(self, request, context):
-        """Creates or replaces the policy of a namespace; in force everywhere within a second. Idempotent.
-        INVALID_ARGUMENT / POLICY_INVALID; ABORTED / VERSION_STALE.
+        """Creates or replaces the tenant's policy of a namespace; in force everywhere within a second, also for entries that are
+        there. A tenant without one has that of the operator's tenant. Idempotent.
+        INVALID_ARGUMENT / POLICY_INVALID | REQUEST_ID_INVALID; ABORTED / VERSION_STALE; ALREADY_EXISTS / REQUEST_ID_REUSED;
+        RESOURCE_EXHAUSTED / POLICY_LIMIT_REACHED: there are 1,000.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -195,7 +203,7 @@ class CacheServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListPolicies(self, request, context):
-        """By namespace. Idempotent. INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+        """By namespace. Idempotent. INVALID_ARGUMENT / PAGE_TOKEN_INVALID | PAGE_SIZE_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
