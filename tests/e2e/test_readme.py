@@ -26,7 +26,7 @@ async def test_the_grpc_client_of_the_readme_gets_an_answer(
 ) -> None:
     [program] = code_blocks((REPOSITORY / "README.md").read_text(encoding="utf-8"), "python")
     assert ADDRESS in program
-    async with in_process(dsn=migrated_dsn, redis_url=redis_url) as stack:
+    async with in_process(dsn=migrated_dsn, redis_url=redis_url, identity=False) as stack:
         script = tmp_path / "client.py"
         script.write_text(program.replace(ADDRESS, stack.first.address), encoding="utf-8")
         process = await asyncio.create_subprocess_exec(

@@ -63,6 +63,16 @@ class Stack:
     """The API key that its clients show; empty where identity is off."""
 
     @property
+    def headers(self) -> dict[str, str]:
+        """What its clients show an edge."""
+        return {"Authorization": f"Bearer {self.credential}"} if self.credential else {}
+
+    @property
+    def signed(self) -> tuple[tuple[str, str], ...]:
+        """What its clients' calls carry between services."""
+        return identities.signed(context.LOCAL) if self.credential else ()
+
+    @property
     def first(self) -> Orchestrator:
         return self.orchestrators[0]
 

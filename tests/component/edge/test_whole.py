@@ -26,24 +26,26 @@ async def peregrine(migrated_dsn: str, redis_url: str) -> AsyncIterator[Stack]:
 
 @pytest.fixture
 async def edges(peregrine: Stack) -> AsyncIterator[list[EdgeServer]]:
+    asks = {"PEREGRINE_AUTH_REQUIRED": "true"} if peregrine.credential else {}
+    memory = peregrine.environ["PEREGRINE_MEMORY_TARGET"]
     async with AsyncExitStack() as open_:
         yield [
-            await open_.enter_async_context(
-                edge(orchestrator=each.address, memory=peregrine.environ["PEREGRINE_MEMORY_TARGET"])
-            )
+            await open_.enter_async_context(edge(orchestrator=each.address, memory=memory, **asks))
             for each in peregrine.orchestrators
         ]
 
 
 async def test_a_live_answer_is_cut_and_resumed_at_any_position_through_either_edge(
-    edges: list[EdgeServer],
+    edges: list[EdgeServer], peregrine: Stack
 ) -> None:
     """100 readers of live runs, each cut somewhere, each gone on elsewhere to the end."""
     body = {"agent": stack.AGENT, "message": QUESTION}
     choose = random.Random(20)
     async with AsyncExitStack() as open_:
         doors = [
-            await open_.enter_async_context(httpx.AsyncClient(base_url=each.url, timeout=20))
+            await open_.enter_async_context(
+                httpx.AsyncClient(base_url=each.url, timeout=20, headers=peregrine.headers)
+            )
             for each in edges
         ]
 
@@ -76,7 +78,9 @@ async def test_a_live_answer_is_cut_and_resumed_at_any_position_through_either_e
 
 
 @pytest.mark.timeout(180)
-async def test_nothing_that_is_sent_makes_it_fail(edges: list[EdgeServer], tmp_path: Path) -> None:
+async def test_nothing_that_is_sent_makes_it_fail(
+    edges: list[EdgeServer], peregrine: Stack, tmp_path: Path
+) -> None:
     """Schemathesis makes requests from the document, right ones and wrong ones."""
     checks = (
         "not_a_server_error,status_code_conformance,content_type_conformance,"
@@ -89,6 +93,7 @@ async def test_nothing_that_is_sent_makes_it_fail(edges: list[EdgeServer], tmp_p
         *("--phases", "examples,coverage,fuzzing", "--max-examples", "15", "--seed", "11"),
         *("--checks", checks, "--continue-on-failure", "--request-timeout", "20"),
         *("--max-time", "25", "--warnings", "off"),
+        *(part for item in peregrine.headers.items() for part in ("--header", ": ".join(item))),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         cwd=tmp_path,

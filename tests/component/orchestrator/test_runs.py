@@ -295,6 +295,7 @@ async def test_an_answer_that_was_remembered_otherwise_is_given_and_said_to_be(
                 conversation_id=run.conversation_id, messages=[said], request_id="turn-7:end"
             ),
             timeout=10,
+            metadata=peregrine.signed,
         )
     events = await peregrine.watch(run.run_id)
     stack.check_log(events)
