@@ -27,7 +27,7 @@ RIGHTS: dict[str, Rules] = {
     ],
     "Role/operator-lease": [
         ("coordination.k8s.io", ("leases",), (), ("create",)),
-        ("coordination.k8s.io", ("leases",), ("peregrine-operator",), ("get", "update")),
+        ("coordination.k8s.io", ("leases",), ("peregrine-operator",), ("get", "patch")),
     ],
     "Role/operator-pools": [
         ("apps", ("deployments",), (), ("get",)),
