@@ -87,6 +87,30 @@ class ToolsClient(ServiceClient):
         response = await self._call(self._tools.DeleteTool, request)
         return bool(response.deleted)
 
+    async def invalidate_tool_results(
+        self, tool: str, arguments: bytes | None = None, *, request_id: str | None = None
+    ) -> None:
+        """Forgets the kept results of a tool in the tenant, or of the caller for one set of
+        arguments (a JSON object, as UTF-8).
+
+        Raises:
+          NotFound: TOOL_NOT_FOUND. Unavailable: CACHE_UNAVAILABLE.
+        """
+        request = pb.InvalidateToolResultsRequest(
+            tool=tool, request_id=request_id or new_request_id()
+        )
+        if arguments is not None:
+            request.arguments.utf8 = arguments
+        await self._call(self._tools.InvalidateToolResults, request)
+
+    async def get_execution_stats(self) -> pb.GetExecutionStatsResponse:
+        """What the worker that answers has executed since it started."""
+        request = pb.GetExecutionStatsRequest()
+        response: pb.GetExecutionStatsResponse = await self._call(
+            self._tools.GetExecutionStats, request
+        )
+        return response
+
     async def execute_tool(
         self, tool: str, arguments: bytes, *, idempotency_key: str | None = None
     ) -> pb.ToolResult:

@@ -29,7 +29,18 @@ MAX_TOOLS = 1_000
 
 _EVERY_SECONDS = 0.5
 _ROWS_AT_ONCE = 500
+_LISTINGS_AT_ONCE = 20
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('peregrine.tools.registry', 0))"
+LISTINGS = (
+    "SELECT tenant, name, backend, listing, change FROM tools.listings "
+    "WHERE change > $1 ORDER BY change LIMIT $2"
+)
+_LISTING = "SELECT listing FROM tools.listings WHERE tenant = $1 AND name = $2 AND backend = $3"
+_LIST = """
+INSERT INTO tools.listings (tenant, name, backend, listing) VALUES ($1, $2, $3, $4)
+ON CONFLICT (tenant, name, backend) DO UPDATE SET
+    listing = EXCLUDED.listing, change = EXCLUDED.change, update_time = now()
+"""
 CHANGES = (
     "SELECT tenant, name, version, tool, deleted, change, create_time, update_time "
     "FROM tools.registry WHERE change > $1 ORDER BY change LIMIT $2"
@@ -72,7 +83,7 @@ class Change:
 
 
 class AppliedTools:
-    """The rows, and the place in their changes up to which `on_change` was told.
+    """The rows, and the place in their changes up to which `on_change` and `on_listing` were told.
 
     Methods raise what `Database.transaction` raises, and AlreadyExists REQUEST_ID_REUSED.
     """
@@ -82,11 +93,14 @@ class AppliedTools:
         *,
         database: Database,
         on_change: Callable[[Change], None],
+        on_listing: Callable[[str, str, bytes, bytes], None],
         registry: CollectorRegistry | None = None,
     ) -> None:
         self._database = database
         self._on_change = on_change
+        self._on_listing = on_listing
         self._seen = 0
+        self._listings_seen = 0
         self._following = asyncio.Lock()
         self._failures = Counter(
             "peregrine_tool_registry_failures_total",
@@ -150,6 +164,18 @@ class AppliedTools:
         await self.follow_once()
         return there
 
+    async def keep_listing(
+        self, tenant: str, name: str, backend: bytes, update: Callable[[bytes], bytes]
+    ) -> None:
+        """Stores what an MCP server offers, made by `update` of what is stored, if that changes."""
+        async with self._database.transaction(tenant) as conn:
+            await conn.execute("tools_lock", _LOCK)
+            stored = await conn.fetchval("tools_listing", _LISTING, tenant, name, backend)
+            listing = update(stored or b"")
+            if listing != stored:
+                await conn.execute("tools_list", _LIST, tenant, name, backend, listing)
+        await self.follow_once()
+
     async def follow_once(self) -> None:
         """Tells `on_change` all that has changed since the last time."""
         async with self._following:
@@ -160,6 +186,15 @@ class AppliedTools:
                 for row in rows:
                     self._on_change(_change(row))
                     self._seen = row["change"]
+            rows = None
+            while rows is None or len(rows) == _LISTINGS_AT_ONCE:
+                async with self._database.transaction(ALL_TENANTS) as conn:
+                    rows = await conn.fetch(
+                        "tools_listings", LISTINGS, self._listings_seen, _LISTINGS_AT_ONCE
+                    )
+                for row in rows:
+                    self._on_listing(row["tenant"], row["name"], row["backend"], row["listing"])
+                    self._listings_seen = row["change"]
 
     async def follow(self) -> None:
         """Until cancelled."""

@@ -9,7 +9,7 @@ from google.protobuf import duration_pb2
 from peregrine.api.common.v1 import common_pb2
 from peregrine.api.tools.v1 import tools_pb2
 from peregrine.tools.calls import Call, Outcome
-from peregrine.tools.definition import ChangeClass, CostClass, Effect, Scope
+from peregrine.tools.definition import ChangeClass, CostClass, Definition, Effect, Scope
 from peregrine.tools.registry import Registered
 
 _EFFECTS = {
@@ -54,6 +54,27 @@ def registered_tool(tool: Registered) -> tools_pb2.RegisteredTool:
     if tool.listing is not None:
         return tool.listing
     definition = tool.definition
+    message = described(definition)
+    if tool.origin:
+        message.python.function = tool.origin
+    else:
+        message.builtin.name = definition.name
+    return tools_pb2.RegisteredTool(
+        tool=message, version=definition.version, builtin=not tool.origin
+    )
+
+
+def over(definition: Definition, declared: tools_pb2.Tool) -> tools_pb2.Tool:
+    """What a declaration over a written tool comes to, listed with what it left open."""
+    message = described(definition)
+    if declared.HasField("builtin"):
+        message.builtin.name = declared.builtin.name or declared.name
+    else:
+        message.python.CopyFrom(declared.python)
+    return message
+
+
+def described(definition: Definition) -> tools_pb2.Tool:
     message = tools_pb2.Tool(
         name=definition.name,
         description=definition.description,
@@ -65,14 +86,14 @@ def registered_tool(tool: Registered) -> tools_pb2.RegisteredTool:
         scope=_SCOPES[definition.scope],
         timeout=duration(definition.timeout),
         max_concurrency=definition.max_concurrency,
+        retries=definition.retries,
+        tags=definition.tags,
+        invalidates=definition.invalidates,
+        uncacheable_arguments=sorted(definition.uncacheable),
     )
-    if tool.origin:
-        message.python.function = tool.origin
-    else:
-        message.builtin.name = definition.name
-    return tools_pb2.RegisteredTool(
-        tool=message, version=definition.version, builtin=not tool.origin
-    )
+    if definition.ttl is not None:
+        message.cache_ttl.CopyFrom(duration(definition.ttl))
+    return message
 
 
 def result(outcome: Outcome) -> tools_pb2.ToolResult:
@@ -127,6 +148,10 @@ def tool_stats(tool: Registered) -> tools_pb2.ToolStats:
         execution_time_p50=duration(stats.execution_quantile(0.5)),
         execution_time_p95=duration(stats.execution_quantile(0.95)),
         queue_time_p95=duration(stats.queue_quantile(0.95)),
+        queue_time_p50=duration(stats.queue_quantile(0.5)),
+        in_flight=tool.lane.in_flight,
+        queued=tool.lane.queued,
+        circuit_open=tool.circuit.open,
     )
 
 

@@ -1,44 +1,32 @@
-"""Tools that are declared, not written: what ApplyTool takes, checked and made callable.
+"""Tools that are declared: what ApplyTool takes, checked.
 
 `check` reads a message and names everything that is wrong with it; `normal` fills in what was left
-open, so that the same declaration is the same bytes; `definition` makes the function that sends the
-request. A secret is named in the declaration and read when the request is made, so that a changed
-one is used at once; it goes into its header and nowhere else.
-
-What a lost answer means depends on the effect. A READ failed; a WRITE may have happened, and says
-so.
+open, so that the same declaration is the same bytes. A declaration that says everything becomes a
+tool with `described`; one over a tool that is written changes what it says, with `over`.
 """
 
+import dataclasses
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
-
-import orjson
-import structlog
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from peregrine.api.common.v1 import common_pb2
 from peregrine.api.tools.v1 import tools_pb2
-from peregrine.kit.settings import Secret, SettingsError
-from peregrine.tools import egress, templates
+from peregrine.tools import egress, mcp_listing, templates
 from peregrine.tools.arguments import Check
 from peregrine.tools.definition import (
     DEFAULT_CONCURRENCY,
     DEFAULT_TIMEOUT,
     MAX_RETRIES,
     MAX_TIMEOUT,
-    Arguments,
     ChangeClass,
     CostClass,
     Definition,
     Effect,
-    OutcomeUnknown,
-    Output,
+    Function,
     Scope,
-    ToolContext,
-    ToolFailure,
 )
-from peregrine.tools.outbound import Answer, AnswerLost, Request
 
 EFFECTS = {
     common_pb2.EFFECT_PURE: Effect.PURE,
@@ -73,33 +61,43 @@ _NOT_OURS = frozenset(
     "accept-encoding connection content-length expect host keep-alive proxy-authorization "
     "proxy-connection te trailer transfer-encoding upgrade".split()
 )
-_JSON = "application/json"
-_NOT_SERVED = "is not served by this version"
-# Less than the tool's own timeout, so that the tool, not its watcher, says what happened.
-_MARGIN_SECONDS = 0.05
+_MAX_TAGS = 32
+_TAG = re.compile(r"[!-~]{1,128}")
 
 Violations = list[tuple[str, str]]
 
-log = structlog.get_logger(__name__)
 
-
-class Fetch(Protocol):
-    def __call__(self, request: Request, /, *, timeout: float | None) -> Awaitable[Answer]: ...
+Written = Callable[[tools_pb2.Tool], Definition | None]
+"""The tool that comes with the worker and that a declaration is over, if there is one."""
 
 
 def check(
-    tool: tools_pb2.Tool, *, variables: Mapping[str, str], secrets_allowed: bool = True
+    tool: tools_pb2.Tool,
+    *,
+    variables: Mapping[str, str],
+    secrets_allowed: bool = True,
+    written: Written = lambda tool: None,
 ) -> Violations:
-    """Everything that is wrong with a declaration, as (field, what)."""
-    return list(_problems(tool, variables, secrets_allowed))
+    """Everything that is wrong with a declaration, as (field, what).
+
+    Args:
+      secrets_allowed: the tenant is the one that secrets, and processes of the worker, belong to.
+    """
+    return list(_problems(tool, variables, secrets_allowed, written))
 
 
 def normal(tool: tools_pb2.Tool) -> tools_pb2.Tool:
     """A declaration with its defaults written out."""
     full = tools_pb2.Tool()
     full.CopyFrom(tool)
+    if full.WhichOneof("backend") in ("builtin", "python"):
+        return full  # what is open stays as the function says
     full.cost_class = full.cost_class or tools_pb2.COST_CLASS_DEFAULT
-    full.change_class = full.change_class or tools_pb2.CHANGE_CLASS_SLOW
+    # Nobody who declares a whole server knows how fast all of it changes.
+    slow = full.HasField("http")
+    full.change_class = full.change_class or (
+        tools_pb2.CHANGE_CLASS_SLOW if slow else tools_pb2.CHANGE_CLASS_LIVE
+    )
     full.scope = full.scope or common_pb2.SCOPE_USER
     full.max_concurrency = full.max_concurrency or DEFAULT_CONCURRENCY
     if not full.HasField("timeout"):
@@ -109,72 +107,16 @@ def normal(tool: tools_pb2.Tool) -> tools_pb2.Tool:
     return full
 
 
-def disabled(tool: tools_pb2.Tool, *, variables: Mapping[str, str]) -> str:
-    """Why a valid tool cannot be called here, empty when it can."""
-    name = templates.variable(tool.http.url)
-    return f"{name} is not set" if name and not variables[name] else ""
-
-
-def definition(
-    tool: tools_pb2.Tool,
-    *,
-    version: int,
-    fetch: Fetch,
-    secret: Callable[[str], Secret],
-    variables: Mapping[str, str],
+def described(
+    tool: tools_pb2.Tool, version: int, function: Function, *, assumed: bool = False
 ) -> Definition:
-    """The tool that a valid, normal declaration describes.
-
-    Args:
-      secret: finds a secret by its name, or raises `SettingsError`.
-      variables: what a URL may begin with, as `${NAME}`.
-    """
-    http = tool.http
-    body = json.loads(http.body.utf8) if http.HasField("body") else None
-    effect = EFFECTS[tool.effect]
-
-    def request(arguments: Arguments) -> Request:
-        try:
-            headers = templates.headers(http.headers, arguments)
-            filled = None if body is None else templates.body(body, arguments)
-            url = templates.url(http.url, arguments, variables)
-        except templates.Unusable as problem:
-            raise ToolFailure(str(problem), reason="ARGUMENTS_INVALID") from None
-        payload = None
-        if filled is not None:
-            payload = json.dumps(filled, ensure_ascii=True).encode()
-            if not any(name.lower() == "content-type" for name in headers):
-                headers["content-type"] = _JSON
-        return Request(
-            url=url,
-            method=http.method,
-            headers=headers,
-            secrets={
-                header: _found(tool.name, secret, http.secret_headers[header])
-                for header in http.secret_headers
-            },
-            body=payload,
-        )
-
-    async def send(arguments: Arguments, context: ToolContext) -> Output:
-        made = request(arguments)
-        if effect is Effect.WRITE and context.idempotency_key:
-            made = _keyed(made, context.idempotency_key)
-        try:
-            return _output(
-                await fetch(made, timeout=max(context.remaining() - _MARGIN_SECONDS, 0.0))
-            )
-        except AnswerLost as failure:
-            if effect is Effect.WRITE:
-                raise OutcomeUnknown from failure
-            raise
-
+    """What a whole declaration says, with the function that does it."""
     return Definition(
         name=tool.name,
         description=tool.description,
         input_schema=json.loads(tool.input_schema.utf8),
-        effect=effect,
-        function=send,
+        effect=EFFECTS[tool.effect],
+        function=function,
         version=version,
         idempotent=tool.idempotent,
         cost=COSTS[tool.cost_class],
@@ -184,64 +126,63 @@ def definition(
         uncacheable=frozenset(tool.uncacheable_arguments),
         timeout=tool.timeout.ToNanoseconds() / 1e9,
         max_concurrency=tool.max_concurrency,
-        retries=tool.retries,
+        retries=tool.retries if EFFECTS[tool.effect] is not Effect.WRITE or tool.idempotent else 0,
+        tags=tuple(tool.tags),
+        invalidates=tuple(tool.invalidates),
+        assumed=assumed,
     )
 
 
-def _keyed(request: Request, key: str) -> Request:
-    """The same effect has the same key, for a server that knows the header."""
-    if any(name.lower() == "idempotency-key" for name in request.headers):
-        return request
-    return Request(
-        url=request.url,
-        method=request.method,
-        headers={**request.headers, "idempotency-key": key},
-        secrets=request.secrets,
-        body=request.body,
-    )
-
-
-def _found(tool: str, secret: Callable[[str], Secret], name: str) -> Secret:
-    try:
-        found = secret(name)
-        value = found.reveal()
-        if value.isascii() and value.isprintable():
-            return found
-        problem = f"the secret {name} is not one line of ASCII, as a header must be"
-    except SettingsError as error:
-        problem = str(error)
-    log.warning("tool_secret_unusable", tool=tool, problem=problem)
-    raise ToolFailure(
-        f"The tool {tool} is not set up: what it should sign in with is missing.",
-        reason="SECRET_MISSING",
-    )
-
-
-def _output(answer: Answer) -> Output:
-    data = None
-    if answer.is_json:
-        try:
-            data = orjson.loads(answer.text)
-        except orjson.JSONDecodeError:
-            pass  # said to be JSON and is not: text, then
-    return Output(answer.text or f"The server answered {answer.status} without a text.", data)
+def over(base: Definition, tool: tools_pb2.Tool, version: int) -> Definition:
+    """A tool that is written, as a declaration over it changes it."""
+    said: dict[str, Any] = {"name": tool.name, "version": version}
+    if tool.description:
+        said["description"] = tool.description
+    if tool.input_schema.utf8:
+        said["input_schema"] = json.loads(tool.input_schema.utf8)
+    for field, message, known in (
+        ("effect", tool.effect, EFFECTS),
+        ("cost", tool.cost_class, COSTS),
+        ("change", tool.change_class, CHANGES),
+        ("scope", tool.scope, SCOPES),
+    ):
+        if message:
+            said[field] = known[message]  # type: ignore[index] # enums are numbers to the checker
+    if tool.idempotent:
+        said["idempotent"] = True
+    if tool.HasField("timeout"):
+        said["timeout"] = tool.timeout.ToNanoseconds() / 1e9
+    if tool.HasField("cache_ttl"):
+        said["ttl"] = tool.cache_ttl.ToNanoseconds() / 1e9
+    further = {
+        "max_concurrency": tool.max_concurrency,
+        "retries": tool.retries,
+        "tags": tuple(tool.tags),
+        "invalidates": tuple(tool.invalidates),
+        "uncacheable": frozenset(tool.uncacheable_arguments),
+    }
+    said |= {field: value for field, value in further.items() if value}
+    return dataclasses.replace(base, **said)
 
 
 def _problems(
-    tool: tools_pb2.Tool, variables: Mapping[str, str], secrets_allowed: bool
+    tool: tools_pb2.Tool, variables: Mapping[str, str], secrets_allowed: bool, written: Written
 ) -> Iterator[tuple[str, str]]:
     if not _NAME.fullmatch(tool.name):
         yield "tool.name", "is not 1 to 64 letters, digits, '_' and '-'"
     backend = tool.WhichOneof("backend")
     if backend is None:
         yield "tool", "has no backend"
-    elif backend != "http":
-        yield f"tool.{backend}", _NOT_SERVED
-        return
-    if not 1 <= len(tool.description.encode("utf-8", "replace")) <= _MAX_DESCRIPTION:
-        yield "tool.description", f"is not 1 to {_MAX_DESCRIPTION} bytes long"
-    if tool.effect not in EFFECTS:
+    # The others describe themselves.
+    whole = backend in (None, "http")
+    least = 1 if whole else 0
+    if not least <= len(tool.description.encode("utf-8", "replace")) <= _MAX_DESCRIPTION:
+        yield "tool.description", f"is not {least} to {_MAX_DESCRIPTION} bytes long"
+    if tool.effect not in EFFECTS and (whole or tool.effect):
         yield "tool.effect", "is none of PURE, READ and WRITE"
+    for field, tags in (("tags", tool.tags), ("invalidates", tool.invalidates)):
+        if len(tags) > _MAX_TAGS or not all(_TAG.fullmatch(tag) for tag in tags):
+            yield f"tool.{field}", f"are not at most {_MAX_TAGS} of 1 to 128 visible letters"
     for field, known in (("cost_class", COSTS), ("change_class", CHANGES), ("scope", SCOPES)):
         if getattr(tool, field) and getattr(tool, field) not in known:
             yield f"tool.{field}", "is not one that this version knows"
@@ -259,15 +200,42 @@ def _problems(
         yield "tool.retries", "is for tools that may run again, and this WRITE is not idempotent"
     schema: Mapping[str, Any] | None = None
     try:
-        schema = _schema(tool.input_schema.utf8)
+        if whole or tool.input_schema.utf8:
+            schema = _schema(tool.input_schema.utf8)
     except ValueError as problem:
         yield "tool.input_schema", str(problem)
+    if backend == "mcp":
+        yield from mcp_listing.problems(
+            tool, commands_allowed=secrets_allowed, secrets_allowed=secrets_allowed
+        )
+        if tool.mcp.url:
+            yield from (("tool.mcp.url", problem) for problem in _mcp_url(tool.mcp.url))
+    if backend in ("builtin", "python"):
+        yield from _over(tool, backend, written(tool))
     if backend == "http":
         properties = (schema or {}).get("properties", {})
         required = (schema or {}).get("required", ())
         yield from _http(tool.http, properties, required, variables)
         if tool.http.secret_headers and not secrets_allowed:
             yield "tool.http.secret_headers", "are not open to this tenant"
+
+
+def _mcp_url(url: str) -> Iterator[str]:
+    try:
+        egress.parse(url)
+    except egress.Refused as problem:
+        yield f"cannot be used: {problem}"
+
+
+def _over(tool: tools_pb2.Tool, backend: str, base: Definition | None) -> Iterator[tuple[str, str]]:
+    if base is None:
+        where = "tool.builtin.name" if backend == "builtin" else "tool.python.function"
+        yield where, "is none that this worker has"
+        return
+    if backend == "builtin" and tool.effect and EFFECTS.get(tool.effect) is not base.effect:
+        yield "tool.effect", f"is {base.effect.name} for this built-in tool"
+    if tool.retries and not base.repeatable and not tool.idempotent:
+        yield "tool.retries", "is for tools that may run again"
 
 
 def _schema(utf8: bytes) -> Mapping[str, Any]:

@@ -172,7 +172,8 @@ class Definition:
     `ttl`: seconds for which a result is kept at first, instead of what `cost` says. `uncacheable`:
     names of arguments that keep a result from being kept, besides the usual ones. `tags`: what kept
     results are about; a WRITE whose `invalidates` says the same makes them untrue. Both may name
-    arguments: `customer:{id}`. `retries`: further tries of what may be repeated.
+    arguments: `customer:{id}`. `retries`: further tries of what may be repeated. `assumed`: nobody
+    said what it does to the world, so it is a WRITE to be safe.
     """
 
     name: str
@@ -194,6 +195,12 @@ class Definition:
     retries: int = 0
     tags: tuple[str, ...] = ()
     invalidates: tuple[str, ...] = ()
+    assumed: bool = False
+
+    @property
+    def leaves_doubt(self) -> bool:
+        """Whether one that did not finish may have changed something that must be looked into."""
+        return not self.repeatable and not self.assumed
 
     @property
     def repeatable(self) -> bool:

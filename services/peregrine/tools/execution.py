@@ -68,7 +68,7 @@ def too_slow(definition: Definition, seconds: float) -> Failed:
     return Failed(
         reason="TOOL_TIMEOUT",
         words=f"The tool {definition.name} did not finish within {seconds:.3g} s.",
-        in_doubt=not definition.repeatable,
+        in_doubt=definition.leaves_doubt,
         # A caller who was in a hurry says nothing about the tool.
         broken=seconds >= definition.timeout * 0.9,
     )
@@ -78,7 +78,7 @@ def abandoned(definition: Definition) -> Failed:
     return Failed(
         reason="TOOL_CANCELLED",
         words=f"The tool {definition.name} was cancelled while it ran.",
-        in_doubt=not definition.repeatable,
+        in_doubt=definition.leaves_doubt,
         transient=True,
     )
 
@@ -140,7 +140,7 @@ def _failure(definition: Definition, error: BaseException) -> Failed:
         return Failed(
             reason="TOOL_OUTCOME_UNKNOWN",
             words=f"Whether {name} did what it was asked to is not known.",
-            in_doubt=not definition.repeatable,
+            in_doubt=definition.leaves_doubt,
             transient=True,
             broken=True,
         )

@@ -9,7 +9,7 @@ of its own tool only.
 What may be repeated is tried again, when its tool says how often, the failure may pass and the
 retry budget of the run allows it. A WRITE goes through the ledger, so that it happens once. Once it
 has begun, it is worked on by a task that no caller can cut, because its outcome must be recorded:
-who goes away takes back the wish, and the change gets a second to end before it is cancelled.
+who goes away takes back the wish, and the change gets 3 s to end before it is cancelled.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from typing import Any
 
 from peregrine.kit import context as call_context
 from peregrine.kit.context import Identity
-from peregrine.kit.errors import InvalidArgument, ResourceExhausted
+from peregrine.kit.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from peregrine.tools import execution
 from peregrine.tools.admission import Admission, Overloaded
 from peregrine.tools.arguments import ArgumentsInvalid
@@ -38,7 +38,7 @@ _ANSWER_SECONDS = 0.02
 _CLOSE_SECONDS = 2.0
 _FIRST_PAUSE, _LAST_PAUSE = 0.1, 1.0
 # For a change whose caller went away.
-_GRACE_SECONDS = 1.0
+_GRACE_SECONDS = 3.0
 _NAMES_SHOWN = 50
 _NOT_MADE = frozenset({"ARGUMENTS_INVALID", "TOOL_DISABLED", "TOOL_UNAVAILABLE"})
 
@@ -134,6 +134,29 @@ class Executor:
     async def _first_outcome(self, call: Call, who: Identity) -> Outcome | None:
         """A change may have happened although this call of it cannot be made (any more)."""
         return None if self._ledger is None else await first_outcome(self._ledger, call, who)
+
+    async def forget(self, name: str, arguments: bytes, who: Identity) -> None:
+        """Forgets the kept results of a tool, or that for these arguments (JSON).
+
+        Raises:
+          NotFound: TOOL_NOT_FOUND. InvalidArgument: REQUEST_INVALID.
+          Unavailable: CACHE_UNAVAILABLE.
+        """
+        tool = self._registry.get(name, who.tenant)
+        if tool is None:
+            raise NotFound(self._unknown(name, who), reason="TOOL_NOT_FOUND")
+        if self._results is None:
+            raise Unavailable("no results are kept here", reason="CACHE_UNAVAILABLE")
+        try:
+            given = tool.check.read(arguments) if arguments else None
+        except ArgumentsInvalid as problem:
+            raise InvalidArgument(str(problem), reason="REQUEST_INVALID") from None
+        try:
+            await self._results.forget(tool.definition, given, who)
+        except Unavailable as error:
+            raise Unavailable(
+                "the cache could not be told", reason="CACHE_UNAVAILABLE", retry_after=1.0
+            ) from error
 
     async def close(self) -> None:
         """Cancels what still runs. Threads are left to the end of the process."""
@@ -277,6 +300,9 @@ class Executor:
             self._results.keep(
                 work.place, answer, execution_seconds=outcome.execution_seconds, started=started
             )
+        changed = isinstance(answer, Shown) or not answer.nothing_done
+        if work.tool.definition.invalidates and changed and self._results is not None:
+            await self._results.invalidate(work.tool.definition, work.arguments, work.who)
 
     async def _run(self, work: _Work, timeout: float) -> Shown | Failed:
         """Executes until it succeeds, fails for good, or may not be tried again."""
@@ -368,7 +394,7 @@ def _abandon(work: _Work) -> None:
 
 def _tell_circuit(tool: Registered, answer: Shown | Failed) -> None:
     if isinstance(answer, Failed) and answer.broken:
-        tool.circuit.failed(timeout=answer.reason == "TOOL_TIMEOUT")
+        tool.circuit.failed(timeout=answer.reason.endswith("_TIMEOUT"))
     else:
         tool.circuit.succeeded()
 

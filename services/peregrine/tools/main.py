@@ -169,9 +169,11 @@ async def build(
 
         applied = AppliedTools(
             database=database,
-            on_change=lambda change: reach.follow(change, tools),
+            on_change=reach.follow,
+            on_listing=reach.servers.learned,
             registry=metrics_registry,
         )
+        reach.serve(tools, applied.keep_listing)
         await applied.follow_once()
         background = [
             asyncio.create_task(applied.follow(), name="tools-applied"),
@@ -194,6 +196,7 @@ async def build(
                             admission=admission,
                             applied=applied,
                             check_tool=reach.check,
+                            need=reach.servers.need,
                         ),
                         SERVICE,
                     )

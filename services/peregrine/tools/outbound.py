@@ -144,8 +144,15 @@ class Outbound:
     """The client. Opened by `opened`."""
 
     def __init__(
-        self, *, client: httpx.AsyncClient, seconds: float, registry: CollectorRegistry | None
+        self,
+        *,
+        client: httpx.AsyncClient,
+        pool: httpcore.AsyncConnectionPool,
+        seconds: float,
+        registry: CollectorRegistry | None,
     ) -> None:
+        """`pool`: the guarded connections, for what speaks another protocol over HTTP."""
+        self.pool = pool
         self._client = client
         self._seconds = seconds
         self._requests = Counter(
@@ -313,7 +320,7 @@ async def opened(
     async with httpx.AsyncClient(
         transport=_Transport(pool), timeout=seconds, trust_env=False, cookies=no_cookies
     ) as client:
-        yield Outbound(client=client, seconds=seconds, registry=registry)
+        yield Outbound(client=client, pool=pool, seconds=seconds, registry=registry)
 
 
 # What went wrong between a gateway and its server is known to neither of us.

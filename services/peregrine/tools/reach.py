@@ -2,7 +2,8 @@
 
 Files, the SQL database and secrets belong to one tenant, because a folder, a role and a directory
 of secrets know no tenants: tools of others are refused. A connection to each declared host is made
-when its tool is applied or the worker starts, so that the first call need not wait for it.
+when its tool is applied or the worker starts, so that the first call need not wait for it; with an
+MCP server, at first need.
 """
 
 import asyncio
@@ -17,13 +18,15 @@ from prometheus_client import CollectorRegistry
 from peregrine.api.tools.v1 import tools_pb2
 from peregrine.kit.postgres import Database
 from peregrine.kit.settings import Secret, setting
-from peregrine.tools import declared, egress, guard, outbound, templates
+from peregrine.tools import contract, declared, egress, guard, http_tools, outbound, templates
 from peregrine.tools.applied import Change
 from peregrine.tools.builtin.http_get import http_get
 from peregrine.tools.builtin.read_file import read_file
 from peregrine.tools.builtin.sql_query import sql_query
 from peregrine.tools.declared import Violations
 from peregrine.tools.definition import Definition
+from peregrine.tools.mcp_servers import Keep, Server, Servers
+from peregrine.tools.mcp_tools import Offering
 from peregrine.tools.outbound import Outbound
 from peregrine.tools.registry import Registry
 
@@ -107,6 +110,7 @@ class Reach:
         variables: Mapping[str, str],
     ) -> None:
         self.builtin = builtin
+        self.servers = Servers(changed=self._offer)
         self._http = http
         self._tenant = tenant
         self._secret = secret
@@ -114,14 +118,27 @@ class Reach:
         self._warm: set[str] = set()
         self._warming: set[asyncio.Task[None]] = set()
 
+    def serve(self, registry: Registry, keep: Keep) -> None:
+        """Says where tools are put, and how what MCP servers offer is kept. Before any other."""
+        self._registry = registry
+        self._keep = keep
+        self._offering = Offering(registry)
+
     def check(self, tool: tools_pb2.Tool, tenant: str) -> Violations:
         """What is wrong with a declaration of `tenant`."""
         return declared.check(
-            tool, variables=self._variables, secrets_allowed=tenant == self._tenant
+            tool,
+            variables=self._variables,
+            secrets_allowed=tenant == self._tenant,
+            written=self._registry.written,
         )
 
-    def follow(self, change: Change, registry: Registry) -> None:
+    def follow(self, change: Change) -> None:
         """Puts an applied tool in force, or takes it out."""
+        registry = self._registry
+        if change.tool is None or not change.tool.tool.HasField("mcp"):
+            self.servers.drop(change.tenant, change.name)
+            self._offering.drop(change.tenant, change.name)
         if change.tool is None:
             registry.drop(change.tenant, change.name)
             return
@@ -136,8 +153,23 @@ class Reach:
             )
             registry.drop(change.tenant, change.name)
             return
-        change.tool.disabled_reason = declared.disabled(tool, variables=self._variables)
-        definition = declared.definition(
+        if tool.HasField("mcp"):
+            server = Server(
+                tenant=change.tenant,
+                registered=change.tool,
+                pool=self._http.pool,
+                secret=lambda name, reference: http_tools.found(name, self._secret, reference),
+                keep=self._keep,
+            )
+            self.servers.put(server)
+            return
+        if (written := registry.written(tool)) is not None:
+            definition = declared.over(written, tool, change.tool.version)
+            change.tool.tool.CopyFrom(contract.over(definition, tool))
+            registry.put(change.tenant, definition, change.tool)
+            return
+        change.tool.disabled_reason = http_tools.disabled(tool, variables=self._variables)
+        definition = http_tools.definition(
             tool,
             version=change.tool.version,
             fetch=self._http.fetch,
@@ -147,6 +179,9 @@ class Reach:
         registry.put(change.tenant, definition, change.tool)
         if not change.tool.disabled_reason:
             self._warm_up(tool.http.url)
+
+    def _offer(self, server: Server) -> None:
+        self._offering.update(server)
 
     def _warm_up(self, template: str) -> None:
         """Connects to the host of a declared tool, once for each, in the background."""
@@ -165,6 +200,7 @@ class Reach:
             log.info("host_not_warmed", host=origin)
 
     async def close(self) -> None:
+        await self.servers.close()
         for task in self._warming:
             task.cancel()
         if self._warming:

@@ -2,9 +2,8 @@
 
 Built-in tools come with Peregrine; others are found in Python modules that a setting names, and in
 installed packages with an entry point of the group `peregrine.tools`: every `Definition` that
-stands in such a module is a tool. These are the same for everybody. A tenant sees
-the tools it applied beside them, and nobody else does; where a name is taken already, the tool that
-was there first stays.
+stands in such a module is a tool. These are the same for everybody. A tenant sees the tools it
+applied beside them, or in their place where it applied one over them, and nobody else does.
 
 A replaced tool keeps its lane and its counts, so that calls under way still count. Metrics have no
 tenant: tools of one name share them.
@@ -82,8 +81,23 @@ class Registry:
         return tool
 
     def is_for_everybody(self, name: str) -> bool:
-        """Whether no tenant can apply a tool of this name."""
+        """Whether a tenant can only apply a tool of this name over the one that is there."""
         return name in self._tools
+
+    def is_applied(self, tenant: str, name: str) -> bool:
+        return name in self._applied.get(tenant, {})
+
+    def written(self, tool: tools_pb2.Tool) -> Definition | None:
+        """The tool that a declaration of the kind builtin or python is over."""
+        if tool.HasField("builtin"):
+            found = self._tools.get(tool.builtin.name or tool.name)
+            return None if found is None or found.origin else found.definition
+        if not tool.HasField("python"):
+            return None
+        for each in self._tools.values():
+            if each.origin and each.origin == tool.python.function:
+                return each.definition
+        return None
 
     def put(
         self, tenant: str, definition: Definition, listing: tools_pb2.RegisteredTool
@@ -107,7 +121,8 @@ class Registry:
         self._close_lanes()
 
     def get(self, name: str, tenant: str = "") -> Registered | None:
-        return self._tools.get(name) or self._applied.get(tenant, {}).get(name)
+        applied = self._applied.get(tenant)
+        return (applied and applied.get(name)) or self._tools.get(name)
 
     def __len__(self) -> int:
         return len(self._tools) + sum(map(len, self._applied.values()))

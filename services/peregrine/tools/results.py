@@ -3,23 +3,30 @@
 A result is found again under the tool's name and version, what the tool's source text says, the
 version of what it reads, and the canonical form of its arguments (keys sorted at every depth); and
 only by the user, or the tenant, whose it is. Kept are successes of PURE and READ tools that said
-how fast their truth changes. How long: the cost class says for how long it is worth it, the change
-class for how long it may be. Arguments that name a moment or chance (`timestamp`, `nonce`, …) make
-a result that nobody will ask for again, so it is not kept.
+how fast their truth changes. How long: the cost class says for how long at first, a policy of the
+namespace `tool:NAME` tunes that, and the change class (or what the result says of itself) caps it.
+Arguments that name a moment or chance (`timestamp`, `nonce`, …) make a result that nobody will ask
+for again, so it is not kept; nor is one that is marked private.
+
+Results carry tags of what they are about. A WRITE makes those untrue that carry a tag which it says
+it changes, and so are the results of reads that began before it ended.
 
 Storing goes on behind the answer, in a bounded number of tasks; what exceeds them is not stored.
-Nothing here fails: a cache that is away is one without entries.
+Nothing here fails but `forget`: a cache that is away is one without entries. What could not be made
+untrue then is tried again for a minute.
 """
 
 import asyncio
 import inspect
 import json
+import random
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import structlog
 from google.protobuf import duration_pb2
@@ -51,6 +58,10 @@ _MAX_SECONDS = {
 _UNCACHEABLE = frozenset({"timestamp", "random", "nonce", "currenttime"})
 _SUSPICIOUS = re.compile("stamp|random|nonce|time", re.IGNORECASE)
 _STORE_SECONDS = 5.0
+_INVALIDATE_SECONDS = 1.0
+_FIRST_PAUSE, _LAST_PAUSE = 1.0, 64.0
+_PLACE = re.compile(r"\{(\w+)\}")
+_MAX_TAG = 128
 _MAX_FINGERPRINTS = 1_000
 _TIERS = {
     cache_pb2.TIER_NEAR: "near",
@@ -61,12 +72,16 @@ _TIERS = {
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Place:
-    """Where the result of one call is kept, and for how many seconds."""
+    """Where the result of one call is kept: for `first` seconds where no policy says otherwise,
+    never for more than `most`. `epoch`: what was untrue when the call began."""
 
     key: CacheKey
-    seconds: float
+    first: float
+    most: float
+    tags: tuple[str, ...] = ()
+    epoch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +136,13 @@ class Results:
             shared=definition.scope is Scope.TENANT,
             identity=who,
         )
-        return Place(key, seconds(definition))
+        most = _MAX_SECONDS[definition.change]
+        return Place(key, seconds(definition), most, tags(definition.tags, arguments))
 
     async def find(self, place: Place) -> Kept | None:
-        cached = await self._cache.get(place.key)
+        look = await self._cache.look(place.key)
+        place.epoch = look.epoch
+        cached = look.cached
         if cached is None:
             return None
         try:
@@ -145,16 +163,73 @@ class Results:
     def keep(self, place: Place, shown: Shown, *, execution_seconds: float, started: float) -> None:
         """Stores a result in the background. `started`: of the execution, on `time.monotonic()`;
         the result is as old as that."""
-        if shown.cut:
+        if shown.private:
+            self._on_unstored("PRIVATE")
+        elif shown.cut:
             self._on_unstored("TOO_LARGE")
         elif len(self._storing) >= MAX_STORING:
             self._on_unstored("TOO_MANY")
         else:
-            task = asyncio.create_task(
-                self._store(place, shown, execution_seconds, started), name="tool-result-store"
-            )
-            self._storing.add(task)
-            task.add_done_callback(self._storing.discard)
+            self._later(self._store(place, shown, execution_seconds, started))
+
+    async def invalidate(
+        self, definition: Definition, arguments: Mapping[str, Any], who: Identity
+    ) -> None:
+        """Makes untrue what a WRITE says that it changes."""
+        told = tags(definition.invalidates, arguments)
+        if not told:
+            return
+        try:
+            with context.bind(identity=who, detach=True, timeout=_INVALIDATE_SECONDS):
+                await self._strike(told)
+        except PeregrineError as error:
+            self._on_unstored("NOT_INVALIDATED")
+            log.warning("results_not_invalidated", tool=definition.name, reason=error.reason)
+            if len(self._storing) < MAX_STORING:
+                self._later(self._strike_later(told, who))
+
+    async def forget(
+        self, definition: Definition, arguments: Mapping[str, Any] | None, who: Identity
+    ) -> None:
+        """Makes all results of a tool untrue, or what the caller would be shown for `arguments`.
+
+        Raises:
+          Unavailable: nobody could be told.
+        """
+        if arguments is None:
+            await self._cache.invalidate(namespace=f"tool:{definition.name}", identity=who)
+            return
+        place = await self.place(definition, arguments, who)
+        if place is not None:
+            await self._cache.invalidate(key=place.key)
+
+    async def _strike(self, told: Collection[str]) -> None:
+        """By tag; one that begins with `tool:` is all of that tool's results."""
+        for tag in told:
+            if tag.startswith("tool:"):
+                await self._cache.invalidate(namespace=tag)
+            else:
+                await self._cache.invalidate(tag=tag)
+
+    async def _strike_later(self, told: Collection[str], who: Identity) -> None:
+        pause = _FIRST_PAUSE
+        while pause < _LAST_PAUSE:
+            await asyncio.sleep(pause * random.uniform(0.8, 1.2))
+            pause *= 2
+            try:
+                with context.bind(identity=who, detach=True, timeout=_STORE_SECONDS):
+                    await self._strike(told)
+                return
+            except PeregrineError as error:
+                log.warning("results_not_invalidated", reason=error.reason)
+            except Exception as error:
+                # The top of a background task: the next try may go better.
+                log.error("results_not_invalidated", error=type(error).__name__, exc_info=error)
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name="tool-results")
+        self._storing.add(task)
+        task.add_done_callback(self._storing.discard)
 
     async def close(self) -> None:
         for task in self._storing:
@@ -165,6 +240,7 @@ class Results:
     async def _store(
         self, place: Place, shown: Shown, execution_seconds: float, started: float
     ) -> None:
+        most = place.most if shown.ttl is None else min(place.most, shown.ttl)
         # Rounded, so that what comes back says the same nanosecond as the first answer did.
         whole, nanos = divmod(round(execution_seconds * 1e9), 1_000_000_000)
         message = tools_pb2.ToolResult(
@@ -179,9 +255,12 @@ class Results:
                 reason = await self._cache.set(
                     place.key,
                     message.SerializeToString(),
-                    ttl=place.seconds,
+                    ttl=most,
+                    first_ttl=min(place.first, most),
+                    tags=place.tags,
                     cost=execution_seconds,
                     born=started,
+                    epoch=place.epoch,
                 )
         except Exception as error:
             # The top of a background task: the answer was given, and is computed again next time.
@@ -212,6 +291,31 @@ def seconds(definition: Definition) -> float:
     """How long a result is kept at first."""
     first = definition.ttl or _FIRST_SECONDS[definition.cost]
     return min(first, _MAX_SECONDS[definition.change])
+
+
+def tags(templates: Iterable[str], arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """Tags with the arguments that they name put in; one whose argument is missing is left out.
+
+    A tag has at most 128 visible characters of ASCII, so what is put in is escaped as in a URL, and
+    a long one ends in its digest.
+    """
+    found = []
+    for template in templates:
+        try:
+            tag = _PLACE.sub(lambda match: _put_in(arguments[match[1]]), template)
+        except (KeyError, TypeError):
+            continue
+        if len(tag) > _MAX_TAG:
+            digest = blake2b(tag.encode(), digest_size=16).hexdigest()
+            tag = f"{tag[: _MAX_TAG - len(digest) - 1]}~{digest}"
+        found.append(tag)
+    return tuple(dict.fromkeys(found))
+
+
+def _put_in(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise TypeError
+    return quote(str(value), safe="")
 
 
 def fingerprint(definition: Definition) -> bytes:

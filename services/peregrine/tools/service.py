@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import grpc.aio
@@ -40,13 +40,16 @@ class ToolService(tools_pb2_grpc.ToolServiceServicer):
         admission: Admission,
         applied: AppliedTools,
         check_tool: Callable[[tools_pb2.Tool, str], Violations],
+        need: Callable[[str, Iterable[str]], Awaitable[list[str]]],
     ) -> None:
-        """`check_tool`: what is wrong with a declaration of a tenant."""
+        """`check_tool`: what is wrong with a declaration of a tenant. `need`: finds out what the
+        named tools of a tenant are, as far as somebody else has to be asked for that."""
         self._registry = registry
         self._executor = executor
         self._admission = admission
         self._applied = applied
         self._check_tool = check_tool
+        self._need = need
 
     async def ExecuteTool(
         self, request: tools_pb2.ExecuteToolRequest, context: Context
@@ -55,6 +58,7 @@ class ToolService(tools_pb2_grpc.ToolServiceServicer):
             raise _invalid("call", "is missing")
         call = _call(request.call, "call")
         who = call_context.identity()
+        await self._known((call,), who.tenant)
         self._executor.check(call, who)
         outcome = await self._executor.execute(
             call, who, remaining=call_context.deadline_remaining()
@@ -64,6 +68,7 @@ class ToolService(tools_pb2_grpc.ToolServiceServicer):
     async def ExecuteTools(self, request: tools_pb2.ExecuteToolsRequest, context: Context) -> None:
         calls = _calls(request.calls)
         who = call_context.identity()
+        await self._known(calls, who.tenant)
         for call in calls:
             self._executor.check(call, who)
         finished: asyncio.Queue[tools_pb2.ToolResult] = asyncio.Queue(len(calls))
@@ -88,12 +93,10 @@ class ToolService(tools_pb2_grpc.ToolServiceServicer):
             raise _invalid("names", f"has more than {MAX_NAMES} names")
         # Asked by name, all of them come at once unless a page size says otherwise.
         size = request.page_size or (MAX_NAMES if request.names else DEFAULT_PAGE)
-        tools = self._registry.select(
-            tenant=call_context.identity().tenant,
-            after=_read_page_token(request.page_token),
-            limit=size + 1,
-            only=request.names,
-        )
+        tenant = call_context.identity().tenant
+        after = _read_page_token(request.page_token)
+        names = await self._need(tenant, request.names)
+        tools = self._registry.select(tenant=tenant, after=after, limit=size + 1, only=names)
         more = len(tools) > size
         return tools_pb2.ListToolsResponse(
             tools=[contract.registered_tool(tool) for tool in tools[:size]],
@@ -107,7 +110,9 @@ class ToolService(tools_pb2_grpc.ToolServiceServicer):
         _check_request_id(request.request_id)
         if not request.HasField("tool"):
             raise _invalid("tool", "is missing")
-        self._refuse_builtin(request.tool.name)
+        written = self._registry.written(request.tool)
+        if written is None or written.name != request.tool.name:
+            self._refuse_builtin(request.tool.name)
         tool = declared.normal(request.tool)
         if violations := self._check_tool(tool, who.tenant):
             raise InvalidArgument(
@@ -126,9 +131,20 @@ class ToolService(tools_pb2_grpc.ToolServiceServicer):
         _check_request_id(request.request_id)
         if not request.name:
             raise _invalid("name", "is empty")
-        self._refuse_builtin(request.name)
+        if not self._registry.is_applied(who.tenant, request.name):
+            self._refuse_builtin(request.name)
         deleted = await self._applied.delete(who.tenant, request)
         return tools_pb2.DeleteToolResponse(deleted=deleted)
+
+    async def InvalidateToolResults(
+        self, request: tools_pb2.InvalidateToolResultsRequest, context: Context
+    ) -> tools_pb2.InvalidateToolResultsResponse:
+        _check_request_id(request.request_id)
+        if not request.tool:
+            raise _invalid("tool", "is empty")
+        who = call_context.identity()
+        await self._executor.forget(request.tool, request.arguments.utf8, who)
+        return tools_pb2.InvalidateToolResultsResponse()
 
     async def GetExecutionStats(
         self, request: tools_pb2.GetExecutionStatsRequest, context: Context
@@ -149,6 +165,11 @@ class ToolService(tools_pb2_grpc.ToolServiceServicer):
                 reason="TOOL_BUILTIN",
                 metadata={"tool": name},
             )
+
+    async def _known(self, calls: Iterable[Call], tenant: str) -> None:
+        unknown = [call.tool for call in calls if self._registry.get(call.tool, tenant) is None]
+        if unknown:
+            await self._need(tenant, unknown)
 
     async def _execute_into(
         self, finished: "asyncio.Queue[tools_pb2.ToolResult]", call: Call

@@ -180,9 +180,6 @@ async def test_a_wrong_declaration_is_refused_with_its_fields(start: Start) -> N
         error = await refused(apply(stub, tool("https://{q}.example/", description="")))
         assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "TOOL_INVALID")
         assert {field for field, _ in error.violations} == {"tool.http.url", "tool.description"}
-        later = tools_pb2.Tool(name="x", mcp=tools_pb2.McpBackend(url="https://x"))
-        error = await refused(apply(stub, later))
-        assert ("tool.mcp", "is not served by this version") in error.violations
         for name in ("calculator", "http_get"):
             error = await refused(apply(stub, tool("https://api.example/", name)))
             assert (error.code, error.reason) == (

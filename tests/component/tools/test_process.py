@@ -24,6 +24,7 @@ def start(children: Children, tmp_path: Path, **variables: str) -> Child:
         **os.environ,
         "PYTHONPATH": f"{ROOT}:{ROOT / 'services'}",
         "PEREGRINE_KNOWLEDGE_DIR": str(tmp_path),
+        "PEREGRINE_AUTH_REQUIRED": "false",
         **variables,
     }
     return children.spawn(

@@ -11,6 +11,7 @@ import grpc.aio
 import pytest
 from prometheus_client import CollectorRegistry
 
+from peregrine.api.common.v1 import common_pb2
 from peregrine.api.tools.v1 import tools_pb2, tools_pb2_grpc
 from peregrine.cache import main as cache_service
 from peregrine.kit.context import Identity
@@ -131,7 +132,9 @@ async def test_a_result_is_found_in_the_process_then_in_the_service_and_says_so(
         assert 0 <= found.age.ToNanoseconds() < 60e9 and not found.stale
         assert found.queue_time.ToNanoseconds() == 0
     assert bench.executions == ["acme/ada"]
-    stats = await first.stub.GetExecutionStats(tools_pb2.GetExecutionStatsRequest(), timeout=20)
+    stats = await first.stub.GetExecutionStats(
+        tools_pb2.GetExecutionStatsRequest(), timeout=20, metadata=signed(ADA)
+    )
     (look_up,) = (each for each in stats.tools if each.tool == "look_up")
     assert (look_up.cache_hits, look_up.errors) == (look_up.calls - 1, 0)
     assert first.metric("peregrine_tool_requests_total", "look_up") == 1
@@ -224,7 +227,7 @@ async def test_a_kept_result_needs_no_place_on_a_busy_worker(bench: Bench) -> No
     await ask(worker, "look_up", {"a": 1})
     await until_stored(worker, "look_up", {"a": 1})
     request = tools_pb2.ExecuteToolRequest(call=call("sleep", {"seconds": 60}))
-    slow = worker.stub.ExecuteTool(request, timeout=60)
+    slow = worker.stub.ExecuteTool(request, timeout=60, metadata=signed(ADA))
     await eventually(lambda: worker.metric("peregrine_tool_inflight", "sleep") == 1)
     assert (await ask(worker, "look_up", {"a": 1})).cache_tier == NEAR
     slow.cancel()
@@ -274,3 +277,114 @@ async def test_a_cache_that_was_never_there_costs_no_error(bench: Bench) -> None
     for _ in range(5):
         assert (await ask(worker, "look_up", {"a": 1})).cache_tier == NONE
     assert len(bench.executions) == 5
+
+
+def written(name: str, effect: int, **fields: Any) -> tools_pb2.ApplyToolRequest:
+    """A tool of the test module under another name, with what it is about."""
+    function = {common_pb2.EFFECT_READ: "look_up", common_pb2.EFFECT_WRITE: "record_write"}[effect]
+    backend = tools_pb2.PythonBackend(function=f"tests.support.tools_module:{function}")
+    return tools_pb2.ApplyToolRequest(
+        tool=tools_pb2.Tool(name=name, effect=effect, python=backend, **fields)
+    )
+
+
+async def apply(worker: Worker, request: tools_pb2.ApplyToolRequest) -> tools_pb2.RegisteredTool:
+    metadata = signed(ADA)
+    return (await worker.stub.ApplyTool(request, timeout=20, metadata=metadata)).tool
+
+
+async def test_a_change_makes_the_reads_that_it_declares_untrue_on_every_worker(
+    bench: Bench,
+) -> None:
+    first, second = await bench.worker(), await bench.worker()
+    read, write = common_pb2.EFFECT_READ, common_pb2.EFFECT_WRITE
+    await apply(first, written("get_customer", read, tags=["customer:{id}"]))
+    await apply(
+        first, written("put_customer", write, invalidates=["customer:{text}", "tool:look_up"])
+    )
+    await eventually(lambda: known(second, "put_customer"))
+    for worker in (first, second):
+        for name, arguments in (
+            ("get_customer", {"id": 1}),
+            ("get_customer", {"id": 2}),
+            ("look_up", {"id": 3}),
+        ):
+            await until_stored(worker, name, arguments)
+    await ask(first, "put_customer", {"text": "1"}, idempotency_key="k")
+    # At once where it was changed; the other worker's near cache hears of it.
+    assert (await ask(first, "get_customer", {"id": 1})).cache_tier == NONE
+    assert (await ask(first, "look_up", {"id": 3})).cache_tier == NONE
+    for worker in (first, second):
+        assert (await ask(worker, "get_customer", {"id": 2})).cache_tier != NONE
+    executed = len(bench.executions)
+    await until_stored(second, "get_customer", {"id": 1})
+    assert len(bench.executions) <= executed + 1
+
+
+async def known(worker: Worker, name: str) -> bool:
+    request = tools_pb2.ListToolsRequest(names=[name])
+    found = await worker.stub.ListTools(request, timeout=20, metadata=signed(ADA))
+    return bool(found.tools)
+
+
+async def test_results_of_a_tool_are_forgotten_on_demand(bench: Bench) -> None:
+    worker = await bench.worker()
+    for arguments in ({"a": 1}, {"a": 2}):
+        await until_stored(worker, "look_up", arguments)
+    await until_stored(worker, "look_up", {"a": 1}, BOB)
+    await until_stored(worker, "look_up", {"a": 1}, OTHER)
+    one = tools_pb2.InvalidateToolResultsRequest(
+        tool="look_up", arguments=common_pb2.Json(utf8=b'{"a": 1}')
+    )
+    await forget(worker, one)
+    assert (await ask(worker, "look_up", {"a": 1})).cache_tier == NONE
+    assert (await ask(worker, "look_up", {"a": 2})).cache_tier != NONE
+    assert (await ask(worker, "look_up", {"a": 1}, BOB)).cache_tier != NONE
+    await forget(worker, tools_pb2.InvalidateToolResultsRequest(tool="look_up"))
+    assert (await ask(worker, "look_up", {"a": 2})).cache_tier == NONE
+    assert (await ask(worker, "look_up", {"a": 1}, BOB)).cache_tier == NONE
+    # Another tenant's are another tenant's.
+    assert (await ask(worker, "look_up", {"a": 1}, OTHER)).cache_tier != NONE
+
+
+async def forget(worker: Worker, request: tools_pb2.InvalidateToolResultsRequest) -> None:
+    metadata = signed(ADA)
+    await worker.stub.InvalidateToolResults(request, timeout=20, metadata=metadata)
+
+
+async def test_how_a_built_in_tool_is_kept_is_changed_while_it_runs(bench: Bench) -> None:
+    worker = await bench.worker()
+    await until_stored(worker, "look_up", {"a": 1})
+    never = tools_pb2.Tool(
+        name="look_up",
+        change_class=tools_pb2.CHANGE_CLASS_NEVER,
+        python=tools_pb2.PythonBackend(function="tests.support.tools_module:look_up"),
+    )
+    await apply(worker, tools_pb2.ApplyToolRequest(tool=never))
+    assert (await ask(worker, "look_up", {"a": 1})).cache_tier == NONE
+    assert (await ask(worker, "look_up", {"a": 1})).cache_tier == NONE
+    other = tools_pb2.Tool(
+        name="calculator",
+        python=tools_pb2.PythonBackend(function="tests.support.tools_module:look_up"),
+    )
+    with pytest.raises(grpc.aio.AioRpcError, match="comes with this worker"):
+        await apply(worker, tools_pb2.ApplyToolRequest(tool=other))
+    over = tools_pb2.Tool(
+        name="http_get",
+        cache_ttl={"seconds": 7},
+        change_class=tools_pb2.CHANGE_CLASS_LIVE,
+        builtin=tools_pb2.BuiltinBackend(),
+    )
+    applied = await apply(worker, tools_pb2.ApplyToolRequest(tool=over))
+    assert applied.tool.cache_ttl.seconds == 7
+    request = tools_pb2.ListToolsRequest(names=["http_get"])
+    found = await worker.stub.ListTools(request, timeout=20, metadata=signed(ADA))
+    (listed,) = found.tools
+    assert (listed.tool.cache_ttl.seconds, listed.tool.description != "") == (7, True)
+    (others,) = (await worker.stub.ListTools(request, timeout=20, metadata=signed(OTHER))).tools
+    assert not others.tool.HasField("cache_ttl")
+    delete = tools_pb2.DeleteToolRequest(name="http_get")
+    metadata = signed(ADA)
+    await worker.stub.DeleteTool(delete, timeout=20, metadata=metadata)
+    found = await worker.stub.ListTools(request, timeout=20, metadata=signed(ADA))
+    assert not found.tools[0].tool.HasField("cache_ttl")

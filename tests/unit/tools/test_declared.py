@@ -10,7 +10,7 @@ import pytest
 from peregrine.api.common.v1 import common_pb2
 from peregrine.api.tools.v1 import tools_pb2
 from peregrine.kit.settings import Problem, Secret, SettingsError
-from peregrine.tools import declared
+from peregrine.tools import declared, http_tools
 from peregrine.tools.definition import (
     Definition,
     Effect,
@@ -103,24 +103,34 @@ def test_a_good_declaration_has_nothing_wrong() -> None:
         ({"http": {"body": b"{}"}}, "tool.http.body"),
         ({"http": {"method": "POST", "body": b"{"}}, "tool.http.body"),
         ({"http": {"method": "POST", "body": b'"{nothing}"'}}, "tool.http.body"),
-        ({"mcp": tools_pb2.McpBackend(url="https://x")}, "tool.mcp"),
-        ({"python": tools_pb2.PythonBackend(function="a:b")}, "tool.python"),
-        ({"builtin": tools_pb2.BuiltinBackend()}, "tool.builtin"),
+        ({"mcp": {}}, "tool.mcp"),
+        ({"mcp": {"url": "https://x.example", "command": ["x"]}}, "tool.mcp"),
+        ({"mcp": {"url": "ftp://x.example"}}, "tool.mcp.url"),
+        ({"mcp": {"command": [""]}}, "tool.mcp.command"),
+        ({"mcp": {"command": ["x"] * 65}}, "tool.mcp.command"),
+        ({"mcp": {"command": ["x"], "secret_headers": {"A": "B"}}}, "tool.mcp.secret_headers"),
+        ({"mcp": {"url": "https://x.example", "environment": {"A": "B"}}}, "tool.mcp.environment"),
+        (
+            {"mcp": {"url": "https://x.example", "approved_digests": ["abc"]}},
+            "tool.mcp.approved_digests",
+        ),
+        ({"python": {"function": "a:b"}}, "tool.python.function"),
+        ({"builtin": {"name": "nothing"}}, "tool.builtin.name"),
+        ({"tags": ["a b"]}, "tool.tags"),
+        ({"invalidates": ["x"] * 33}, "tool.invalidates"),
     ],
 )
 def test_what_is_wrong_is_named(changes: dict[str, Any], field: str) -> None:
     assert field in [where for where, _ in declared.check(tool(**changes), variables=VARIABLES)]
 
 
-def test_backends_to_come_are_named_as_such() -> None:
-    problems = declared.check(tool(mcp=tools_pb2.McpBackend(url="https://x")), variables={})
-    assert ("tool.mcp", "is not served by this version") in problems
-
-
 def test_another_tenant_names_no_secrets() -> None:
     with_secret = tool(http={"secret_headers": {"X": "S"}})
     problems = declared.check(with_secret, variables={}, secrets_allowed=False)
     assert [field for field, _ in problems] == ["tool.http.secret_headers"]
+    process = tool(mcp={"command": ["x"]})
+    problems = declared.check(process, variables={}, secrets_allowed=False)
+    assert [field for field, _ in problems] == ["tool.mcp.command"]
 
 
 def context_of(idempotency_key: str = "") -> ToolContext:
@@ -153,7 +163,7 @@ class Outside:
 def made(outside: Outside, secret: Callable[[str], Secret] = Secret, **changes: Any) -> Definition:
     full = declared.normal(tool(**changes))
     assert declared.check(full, variables=VARIABLES) == []
-    return declared.definition(
+    return http_tools.definition(
         full, version=3, fetch=outside.fetch, secret=secret, variables=VARIABLES
     )
 
@@ -249,4 +259,4 @@ async def test_a_secret_that_is_no_header_is_not_sent() -> None:
 async def test_a_tool_whose_setting_is_missing_is_off() -> None:
     full = declared.normal(tool(http={"url": "${BASE_URL}/x?q={q}"}))
     unset = {"BASE_URL": ""}
-    assert declared.disabled(full, variables=unset) == "BASE_URL is not set"
+    assert http_tools.disabled(full, variables=unset) == "BASE_URL is not set"

@@ -167,7 +167,7 @@ def test_quantiles_are_of_the_last_executions() -> None:
         {"timeout": 0},
         {"timeout": 301},
         {"max_concurrency": 0},
-        {"parameters": None},
+        {"retries": 6},
         {"parameters": None, "input_schema": {"type": "array"}},
         {"input_schema": {"type": "object"}},
     ],

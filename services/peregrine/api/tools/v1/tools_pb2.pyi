@@ -61,7 +61,7 @@ CACHE_TIER_REDIS: CacheTier
 CACHE_TIER_POSTGRES: CacheTier
 
 class Tool(_message.Message):
-    __slots__ = ("name", "description", "input_schema", "effect", "idempotent", "invalidates", "cost_class", "change_class", "scope", "timeout", "max_concurrency", "retries", "cache_ttl", "uncacheable_arguments", "builtin", "http", "mcp", "python")
+    __slots__ = ("name", "description", "input_schema", "effect", "idempotent", "invalidates", "cost_class", "change_class", "scope", "timeout", "max_concurrency", "retries", "cache_ttl", "uncacheable_arguments", "tags", "builtin", "http", "mcp", "python")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     INPUT_SCHEMA_FIELD_NUMBER: _ClassVar[int]
@@ -76,6 +76,7 @@ class Tool(_message.Message):
     RETRIES_FIELD_NUMBER: _ClassVar[int]
     CACHE_TTL_FIELD_NUMBER: _ClassVar[int]
     UNCACHEABLE_ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
     BUILTIN_FIELD_NUMBER: _ClassVar[int]
     HTTP_FIELD_NUMBER: _ClassVar[int]
     MCP_FIELD_NUMBER: _ClassVar[int]
@@ -94,11 +95,12 @@ class Tool(_message.Message):
     retries: int
     cache_ttl: _duration_pb2.Duration
     uncacheable_arguments: _containers.RepeatedScalarFieldContainer[str]
+    tags: _containers.RepeatedScalarFieldContainer[str]
     builtin: BuiltinBackend
     http: HttpBackend
     mcp: McpBackend
     python: PythonBackend
-    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., input_schema: _Optional[_Union[_common_pb2.Json, _Mapping]] = ..., effect: _Optional[_Union[_common_pb2.Effect, str]] = ..., idempotent: _Optional[bool] = ..., invalidates: _Optional[_Iterable[str]] = ..., cost_class: _Optional[_Union[CostClass, str]] = ..., change_class: _Optional[_Union[ChangeClass, str]] = ..., scope: _Optional[_Union[_common_pb2.Scope, str]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_concurrency: _Optional[int] = ..., retries: _Optional[int] = ..., cache_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., uncacheable_arguments: _Optional[_Iterable[str]] = ..., builtin: _Optional[_Union[BuiltinBackend, _Mapping]] = ..., http: _Optional[_Union[HttpBackend, _Mapping]] = ..., mcp: _Optional[_Union[McpBackend, _Mapping]] = ..., python: _Optional[_Union[PythonBackend, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., input_schema: _Optional[_Union[_common_pb2.Json, _Mapping]] = ..., effect: _Optional[_Union[_common_pb2.Effect, str]] = ..., idempotent: _Optional[bool] = ..., invalidates: _Optional[_Iterable[str]] = ..., cost_class: _Optional[_Union[CostClass, str]] = ..., change_class: _Optional[_Union[ChangeClass, str]] = ..., scope: _Optional[_Union[_common_pb2.Scope, str]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_concurrency: _Optional[int] = ..., retries: _Optional[int] = ..., cache_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., uncacheable_arguments: _Optional[_Iterable[str]] = ..., tags: _Optional[_Iterable[str]] = ..., builtin: _Optional[_Union[BuiltinBackend, _Mapping]] = ..., http: _Optional[_Union[HttpBackend, _Mapping]] = ..., mcp: _Optional[_Union[McpBackend, _Mapping]] = ..., python: _Optional[_Union[PythonBackend, _Mapping]] = ...) -> None: ...
 
 class BuiltinBackend(_message.Message):
     __slots__ = ("name",)
@@ -135,7 +137,7 @@ class HttpBackend(_message.Message):
     def __init__(self, method: _Optional[str] = ..., url: _Optional[str] = ..., headers: _Optional[_Mapping[str, str]] = ..., body: _Optional[_Union[_common_pb2.Json, _Mapping]] = ..., secret_headers: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class McpBackend(_message.Message):
-    __slots__ = ("url", "command", "tool", "secret_headers", "secret_environment")
+    __slots__ = ("url", "command", "tool", "secret_headers", "secret_environment", "environment", "approved_digests")
     class SecretHeadersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -150,17 +152,28 @@ class McpBackend(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class EnvironmentEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     URL_FIELD_NUMBER: _ClassVar[int]
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     TOOL_FIELD_NUMBER: _ClassVar[int]
     SECRET_HEADERS_FIELD_NUMBER: _ClassVar[int]
     SECRET_ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    APPROVED_DIGESTS_FIELD_NUMBER: _ClassVar[int]
     url: str
     command: _containers.RepeatedScalarFieldContainer[str]
     tool: str
     secret_headers: _containers.ScalarMap[str, str]
     secret_environment: _containers.ScalarMap[str, str]
-    def __init__(self, url: _Optional[str] = ..., command: _Optional[_Iterable[str]] = ..., tool: _Optional[str] = ..., secret_headers: _Optional[_Mapping[str, str]] = ..., secret_environment: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    environment: _containers.ScalarMap[str, str]
+    approved_digests: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, url: _Optional[str] = ..., command: _Optional[_Iterable[str]] = ..., tool: _Optional[str] = ..., secret_headers: _Optional[_Mapping[str, str]] = ..., secret_environment: _Optional[_Mapping[str, str]] = ..., environment: _Optional[_Mapping[str, str]] = ..., approved_digests: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PythonBackend(_message.Message):
     __slots__ = ("function",)
@@ -335,7 +348,7 @@ class GetExecutionStatsResponse(_message.Message):
     def __init__(self, registered_tools: _Optional[int] = ..., max_concurrency: _Optional[int] = ..., in_flight: _Optional[int] = ..., queued: _Optional[int] = ..., tools: _Optional[_Iterable[_Union[ToolStats, _Mapping]]] = ...) -> None: ...
 
 class ToolStats(_message.Message):
-    __slots__ = ("tool", "calls", "errors", "cache_hits", "execution_time_p50", "execution_time_p95", "queue_time_p95")
+    __slots__ = ("tool", "calls", "errors", "cache_hits", "execution_time_p50", "execution_time_p95", "queue_time_p95", "queue_time_p50", "in_flight", "queued", "circuit_open")
     TOOL_FIELD_NUMBER: _ClassVar[int]
     CALLS_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
@@ -343,6 +356,10 @@ class ToolStats(_message.Message):
     EXECUTION_TIME_P50_FIELD_NUMBER: _ClassVar[int]
     EXECUTION_TIME_P95_FIELD_NUMBER: _ClassVar[int]
     QUEUE_TIME_P95_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_TIME_P50_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    CIRCUIT_OPEN_FIELD_NUMBER: _ClassVar[int]
     tool: str
     calls: int
     errors: int
@@ -350,4 +367,8 @@ class ToolStats(_message.Message):
     execution_time_p50: _duration_pb2.Duration
     execution_time_p95: _duration_pb2.Duration
     queue_time_p95: _duration_pb2.Duration
-    def __init__(self, tool: _Optional[str] = ..., calls: _Optional[int] = ..., errors: _Optional[int] = ..., cache_hits: _Optional[int] = ..., execution_time_p50: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., execution_time_p95: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., queue_time_p95: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    queue_time_p50: _duration_pb2.Duration
+    in_flight: int
+    queued: int
+    circuit_open: bool
+    def __init__(self, tool: _Optional[str] = ..., calls: _Optional[int] = ..., errors: _Optional[int] = ..., cache_hits: _Optional[int] = ..., execution_time_p50: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., execution_time_p95: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., queue_time_p95: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., queue_time_p50: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., in_flight: _Optional[int] = ..., queued: _Optional[int] = ..., circuit_open: _Optional[bool] = ...) -> None: ...

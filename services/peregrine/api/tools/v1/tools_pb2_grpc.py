@@ -80,7 +80,7 @@ class ToolServiceServicer:
         """Runs one tool call and waits for its result. Idempotent for tools that are. A WRITE is run at most once per
         idempotency_key (of the same user, within 24 h): a repeated call gets the first outcome (ToolResult.replayed), waits
         for it while it is under way, or gets IN_DOUBT (TOOL_OUTCOME_UNKNOWN) when the worker that ran it was lost; only a
-        tool that declares itself idempotent is then run again. Cancelling a WRITE gives it a second to end.
+        tool that declares itself idempotent is then run again. Cancelling a WRITE gives it 3 s to end.
         A failing tool is a result (ToolResult.error), not an RPC error: so is an unknown tool (TOOL_NOT_FOUND), one that is
         off (TOOL_DISABLED), arguments against the schema (ARGUMENTS_INVALID), a timeout (TOOL_TIMEOUT), a tool that is left
         alone for some seconds because it keeps failing (TOOL_UNAVAILABLE), a WRITE that was cancelled (TOOL_CANCELLED) or not
@@ -112,8 +112,7 @@ class ToolServiceServicer:
     def ApplyTool(self, request, context):
         """Creates or replaces a tool. Idempotent: applying the same definition again changes nothing and keeps the version.
         In force at once on the worker that took it, on the others within a second. INVALID_ARGUMENT / TOOL_INVALID with
-        field violations (among them: backends that this version does not serve, which are mcp and python);
-        ABORTED / VERSION_STALE; FAILED_PRECONDITION / TOOL_BUILTIN; RESOURCE_EXHAUSTED / TOOL_LIMIT_REACHED beyond 1000
+        field violations; ABORTED / VERSION_STALE; FAILED_PRECONDITION / TOOL_BUILTIN; RESOURCE_EXHAUSTED / TOOL_LIMIT_REACHED beyond 1000
         tools; ALREADY_EXISTS / REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -129,7 +128,9 @@ class ToolServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def InvalidateToolResults(self, request, context):
-        """Forgets the cached results of one tool, or of one call of it. Idempotent.
+        """Forgets the cached results of one tool in the tenant, or of the caller for one set of arguments. Idempotent. When it
+        returns, no execution that began before can put an old result back. INVALID_ARGUMENT / REQUEST_INVALID;
+        NOT_FOUND / TOOL_NOT_FOUND; UNAVAILABLE / CACHE_UNAVAILABLE where there is no cache, or it cannot be reached.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
