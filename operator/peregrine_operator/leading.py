@@ -8,7 +8,8 @@ told when all are known.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import structlog
 
@@ -30,6 +31,7 @@ log = structlog.get_logger(__name__)
 
 class Term:
     """Args:
+    background: what runs besides, for ever, while the term lasts.
     namespaces: none means all.
     resync: seconds between two full looks.
     workers: resources that are looked at at the same time.
@@ -44,6 +46,7 @@ class Term:
         view: View,
         work: Work,
         reconciler: Reconciler,
+        background: Sequence[Callable[[], Coroutine[Any, Any, None]]],
         health: Health,
         metrics: Metrics,
         namespaces: Sequence[str],
@@ -55,6 +58,7 @@ class Term:
         self._view = view
         self._work = work
         self._reconciler = reconciler
+        self._background = tuple(background)
         self._health = health
         self._metrics = metrics
         self._namespaces: Sequence[str | None] = tuple(namespaces) or (None,)
@@ -77,6 +81,8 @@ class Term:
             group.create_task(self._watches.run(), name="watches")
             group.create_task(self._look_again(), name="resync")
             group.create_task(self._reconciler.run(self._workers), name="reconciler")
+            for work in self._background:
+                group.create_task(work(), name=work.__qualname__)
 
     async def look_at_all(self, *, first: bool = False) -> bool:
         """Lists everything, here and in the services, and asks for a look at each resource."""

@@ -153,9 +153,9 @@ class Lease:
         }
         if self._body:
             version = self._body.get("metadata", {}).get("resourceVersion")
-            body = {"metadata": {"resourceVersion": version}, "spec": spec}
+            change = {"metadata": {"resourceVersion": version}, "spec": spec}
             written = await self._kubernetes.request(
-                "PATCH", self._path, body=body, content_type=MERGE
+                "PATCH", self._path, body=change, content_type=MERGE
             )
         else:
             parent = self._path.rpartition("/")[0]

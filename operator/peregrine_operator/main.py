@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -21,10 +22,13 @@ from peregrine_operator.leading import Term
 from peregrine_operator.lease import Lease
 from peregrine_operator.liveness import Health
 from peregrine_operator.metrics import Metrics
+from peregrine_operator.pools import Pools
+from peregrine_operator.prometheus import Prometheus
 from peregrine_operator.reconciling import Reconciler
 from peregrine_operator.services import Services
 from peregrine_operator.view import View
 from peregrine_operator.work import Work
+from peregrine_operator.workloads import Workloads
 from peregrine_operator.writing import Writer
 
 _CALL_SECONDS = 10.0
@@ -48,6 +52,12 @@ class Settings:
         "PEREGRINE_TOOLS_TARGET",
         default="127.0.0.1:50053",
         help="gRPC target of the tools service, which keeps tools",
+    )
+    prometheus_url: str = setting(
+        "PEREGRINE_PROMETHEUS_URL",
+        default="",
+        help="URL of the Prometheus that scrapes the services; without it nothing is scaled or "
+        "tuned, and the resources say so",
     )
     namespaces: tuple[str, ...] = setting(
         "PEREGRINE_OPERATOR_NAMESPACES",
@@ -141,6 +151,7 @@ class Operator:
         kubernetes: Kubernetes,
         login: Callable[[], Login],
         services: Services,
+        prometheus: Prometheus,
         acting: Callable[[], AbstractContextManager[None]],
         metrics: Metrics,
         registry: CollectorRegistry,
@@ -149,6 +160,7 @@ class Operator:
         self._kubernetes = kubernetes
         self._login = login
         self._services = services
+        self._prometheus = prometheus
         self._acting = acting
         self._metrics = metrics
         self._registry = registry
@@ -239,7 +251,20 @@ class Operator:
 
     def _term(self) -> Term:
         settings, view, work = self._settings, View(), Work()
-        writer = Writer(kubernetes=self._kubernetes, view=view, instance=self._me)
+        writer = Writer(
+            kubernetes=self._kubernetes, view=view, metrics=self._metrics, instance=self._me
+        )
+        pools = Pools(
+            view=view,
+            workloads=Workloads(
+                kubernetes=self._kubernetes,
+                port=_port(settings.tools_target),
+                clock=time.monotonic,
+            ),
+            prometheus=self._prometheus,
+            writer=writer,
+            metrics=self._metrics,
+        )
         reconciler = Reconciler(
             view=view,
             work=work,
@@ -254,6 +279,7 @@ class Operator:
             view=view,
             work=work,
             reconciler=reconciler,
+            background=(writer.post_events, pools.run),
             health=self.health,
             metrics=self._metrics,
             namespaces=settings.namespaces,
@@ -281,15 +307,23 @@ async def build(
         for client in (orchestrator, tools):
             await stack.enter_async_context(client)
         kubernetes = await stack.enter_async_context(Kubernetes(login=login, metrics=metrics))
+        prometheus = await stack.enter_async_context(Prometheus(settings.prometheus_url))
         yield Operator(
             settings=settings,
             kubernetes=kubernetes,
             login=login,
             services=Services(orchestrator=orchestrator, registry=tools),
+            prometheus=prometheus,
             acting=acting,
             metrics=metrics,
             registry=registry,
         )
+
+
+def _port(target: str) -> int:
+    """Of a gRPC target; workers answer on the same one, each at its own address."""
+    port = target.rpartition(":")[2]
+    return int(port) if port.isdecimal() else 50053
 
 
 def _acting(settings: Settings) -> Callable[[], AbstractContextManager[None]]:

@@ -1,5 +1,7 @@
 """What the operator counts. Label sets of kinds exist from the start."""
 
+import contextlib
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 KINDS = ("Agent", "Tool", "ToolPool", "CachePolicy")
@@ -72,11 +74,34 @@ class Metrics:
             ["method", "status"],
             registry=registry,
         )
+        self.events_dropped = Counter(
+            "peregrine_operator_events_dropped_total",
+            "Events that were not posted because too many were waiting",
+            registry=registry,
+        )
+        self.desired_replicas = Gauge(
+            "peregrine_tool_pool_desired_replicas",
+            "Workers that the pool should have, whoever scales it",
+            ["namespace", "pool"],
+            registry=registry,
+        )
+        self.autoscaler_holds = Counter(
+            "peregrine_autoscaler_hold_total",
+            "Looks at a pool that could not conclude anything, by reason",
+            ["namespace", "pool", "reason"],
+            registry=registry,
+        )
+        self.scale_failures = Counter(
+            "peregrine_autoscaler_scale_failures_total",
+            "Scales that the API server did not take, conflicts included",
+            registry=registry,
+        )
         self.failures = Counter(
             "peregrine_operator_internal_errors_total",
             "Failures that nobody foresaw, in looks at resources and in background tasks",
             registry=registry,
         )
+        self._holds: set[tuple[str, str, str]] = set()
         for kind in KINDS:
             for counter in (self.drift, self.watch_events, self.watch_missed):
                 counter.labels(kind)
@@ -85,3 +110,15 @@ class Metrics:
                 self.reconciles.labels(kind, outcome)
             for ready in ("True", "False", "Unknown"):
                 self.resources.labels(kind, ready)
+
+    def hold(self, namespace: str, pool: str, reason: str) -> None:
+        self._holds.add((namespace, pool, reason))
+        self.autoscaler_holds.labels(namespace, pool, reason).inc()
+
+    def forget_pool(self, namespace: str, pool: str) -> None:
+        """A pool that is gone has no wanted size."""
+        with contextlib.suppress(KeyError):  # it was never decided about
+            self.desired_replicas.remove(namespace, pool)
+        for each in [labels for labels in self._holds if labels[:2] == (namespace, pool)]:
+            self._holds.discard(each)
+            self.autoscaler_holds.remove(*each)

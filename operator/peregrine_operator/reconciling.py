@@ -165,9 +165,8 @@ class Reconciler:
         if "mcp" not in one.spec or situation.held is None:
             return situation
         name = one.claim[1]
-        await self._services.tools_of((name,))
-        held = (self._services.tools or {}).get(name, situation.held)
-        return replace(situation, held=held)
+        found = await self._services.ask((name,)) or {}
+        return replace(situation, held=found.get(name, situation.held))
 
     async def _apply(self, situation: Situation, definition: Message, plan: Plan) -> Outcome:
         one = situation.resource
@@ -194,7 +193,7 @@ class Reconciler:
                 f"{name} {plan.drift} in {NAMES[kind]} by somebody else: applied again as version "
                 f"{held.version}"
             )
-            await self._writer.event(one, Event("DriftRepaired", said, warning=True))
+            self._writer.tell(one, Event("DriftRepaired", said, warning=True))
         if kind == "Tool":
             for key in self._view.users(name):
                 self._work.add(key)
@@ -270,7 +269,7 @@ class Reconciler:
         await self._writer.status(one, status)
         if (before.get("status"), before.get("reason")) != (ready.status, ready.reason):
             warning = ready.status != "True"
-            await self._writer.event(one, Event(ready.reason, ready.message, warning))
+            self._writer.tell(one, Event(ready.reason, ready.message, warning))
         return True
 
 

@@ -41,15 +41,11 @@ class Services:
             return Tools()
         found = self.tools or {}
         if any(name not in found or found[name].disabled for name in names):
-            # They may have come since the last list; and tools of a server that nobody has needed
-            # yet are connected when they are asked for by name.
-            try:
-                found = held_tools([each async for each in self._registry.list_tools(names=names)])
-            except PeregrineError as error:
-                log.info("tools_not_listed", reason=error.reason, error=error.message)
+            # They may have come since the last list.
+            asked = await self.ask(names)
+            if asked is None:
                 return Tools(len(names), None)
-            if self.tools is not None:
-                self.tools |= found
+            found = asked
         return Tools(
             named=len(names),
             missing=tuple(name for name in names if name not in found),
@@ -59,6 +55,20 @@ class Services:
                 if name in found and found[name].disabled
             ),
         )
+
+    async def ask(self, names: tuple[str, ...]) -> dict[str, Held] | None:
+        """The named tools as they are now, None when the service is away.
+
+        Tools of an MCP server that nobody has needed yet are connected when they are asked for.
+        """
+        try:
+            found = held_tools([each async for each in self._registry.list_tools(names=names)])
+        except PeregrineError as error:
+            log.info("tools_not_listed", reason=error.reason, error=error.message)
+            return None
+        if self.tools is not None:
+            self.tools |= found
+        return found
 
     async def apply(self, definition: Message, request_id: str) -> Held:
         """Raises PeregrineError."""

@@ -4,20 +4,24 @@ A status is written only when it says something new. The answer goes into the vi
 the next look does not take our own change for news.
 """
 
+import asyncio
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 import structlog
 
 from peregrine_operator import view
 from peregrine_operator.decisions import FINALIZER, Ready
 from peregrine_operator.kubernetes import GROUP, VERSION, ApiError, Kubernetes
+from peregrine_operator.metrics import Metrics
 from peregrine_operator.view import Object, View
 
 _MAX_NOTE = 1000
+_MAX_EVENTS = 1000
 CONTROLLER = f"{GROUP}/operator"
 
 log = structlog.get_logger(__name__)
@@ -44,6 +48,7 @@ class Writer:
         *,
         kubernetes: Kubernetes,
         view: View,
+        metrics: Metrics,
         instance: str,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -51,6 +56,8 @@ class Writer:
         self._view = view
         self._instance = instance
         self._clock = clock
+        self._events: asyncio.Queue[dict[str, Any]] = asyncio.Queue(_MAX_EVENTS)
+        self._metrics = metrics
 
     def conditions(self, one: Object, conditions: Mapping[str, Ready]) -> list[dict[str, Any]]:
         """The conditions of a status: a time changes only when True, False or Unknown does."""
@@ -88,8 +95,8 @@ class Writer:
             metadata |= {"uid": one.uid, "resourceVersion": str(one.version)}
         return await self._patch(one, {"metadata": metadata}, status=False)
 
-    async def event(self, one: Object, event: Event) -> None:
-        """Tells of it. A failure is logged: the status says the same."""
+    def tell(self, one: Object, event: Event) -> None:
+        """Has an Event posted, soon; nobody waits for it, because the status says the same."""
         now = self._clock()
         key = one.key
         body = {
@@ -114,11 +121,21 @@ class Writer:
                 "uid": one.uid,
             },
         }
-        path = f"/apis/events.k8s.io/v1/namespaces/{key.namespace}/events"
         try:
-            await self._kubernetes.request("POST", path, body=body)
-        except ApiError as error:
-            log.warning("event_not_posted", resource=str(key), reason=event.reason, error=error)
+            self._events.put_nowait(body)
+        except asyncio.QueueFull:
+            self._metrics.events_dropped.inc()
+
+    async def post_events(self) -> None:
+        """Posts what is told, for ever."""
+        while True:
+            body = await self._events.get()
+            namespace = quote(body["metadata"]["namespace"])
+            path = f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
+            try:
+                await self._kubernetes.request("POST", path, body=body)
+            except ApiError as error:
+                log.warning("event_not_posted", reason=body["reason"], error=error)
 
     async def _patch(self, one: Object, body: Mapping[str, Any], *, status: bool) -> Object:
         try:
@@ -145,6 +162,11 @@ class Writer:
                 self._view.remove(one)
             return
         self._view.put(view.read(one.key.kind, body))
+
+
+def instant(time: float) -> str:
+    """Unix seconds as Kubernetes writes a time."""
+    return seconds(datetime.fromtimestamp(time, UTC))
 
 
 def seconds(time: datetime) -> str:

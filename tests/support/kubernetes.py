@@ -18,7 +18,13 @@ from kmock import KubernetesEmulator, Server
 
 from peregrine_operator.kubernetes import GROUP, PLURALS, VERSION, Key
 
-OTHERS = ("coordination.k8s.io/v1/leases", "events.k8s.io/v1/events")
+OTHERS = (
+    "coordination.k8s.io/v1/leases",
+    "events.k8s.io/v1/events",
+    "apps/v1/deployments",
+    "v1/pods",
+    "autoscaling/v2/horizontalpodautoscalers",
+)
 
 
 class Conflict(kmock.KubernetesError):
@@ -107,6 +113,28 @@ class ApiServer(KubernetesEmulator):
             if resource.plural == "events"
         ]
         return [each for each in found if reason in ("", each["reason"])]
+
+    def deployment(self, name: str, *, replicas: int, namespace: str = "one") -> None:
+        """A Deployment, its own scale as well, with as many ready pods."""
+        metadata = {"name": name, "namespace": namespace, "resourceVersion": self._version()}
+        self.objects["apps/v1/deployments", namespace, name] = {
+            "metadata": metadata,
+            "spec": {"replicas": replicas},
+            "status": {"selector": f"app={name}"},
+        }
+        for number in range(replicas):
+            self.pod(f"{name}-{number}", namespace=namespace)
+
+    def pod(self, name: str, *, namespace: str = "one", **status: Any) -> None:
+        since = "2026-01-01T00:00:00Z"
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": since}
+        self.objects["v1/pods", namespace, name] = {
+            "metadata": {"name": name, "namespace": namespace, "creationTimestamp": since},
+            "status": {"phase": "Running", "podIP": "127.0.0.1", "conditions": [ready], **status},
+        }
+
+    def replicas(self, name: str, *, namespace: str = "one") -> int:
+        return int(self.objects["apps/v1/deployments", namespace, name].raw["spec"]["replicas"])
 
     def login(self) -> kopf.ConnectionInfo:
         return kopf.ConnectionInfo(server=str(self.url), default_namespace="peregrine")

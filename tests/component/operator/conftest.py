@@ -56,6 +56,15 @@ async def start(api: ApiServer, agents: Agents, tools: Tools) -> AsyncIterator[S
         yield started
 
 
+def pool(**spec: Any) -> dict[str, Any]:
+    given = {"deployment": "tools", "minReplicas": 2, "maxReplicas": 20, "concurrency": 4, **spec}
+    return _resource("ToolPool", "tools", "one", given)
+
+
+def policy(**spec: Any) -> dict[str, Any]:
+    return _resource("CachePolicy", "lookup", "one", {"namespace": "tool:lookup", **spec})
+
+
 def agent(name: str = "helper", namespace: str = "one", **spec: Any) -> dict[str, Any]:
     return _resource("Agent", name, namespace, {"model": "m", **spec})
 
