@@ -67,10 +67,11 @@ class Stack:
         """What its clients show an edge."""
         return {"Authorization": f"Bearer {self.credential}"} if self.credential else {}
 
-    @property
-    def signed(self) -> tuple[tuple[str, str], ...]:
-        """What its clients' calls carry between services."""
-        return identities.signed(context.LOCAL) if self.credential else ()
+    def on_behalf_of(self, who: Identity = context.LOCAL) -> identities.Metadata:
+        """What calls between services carry."""
+        if self.credential:
+            return identities.signed(who)
+        return ((context.TENANT_KEY, who.tenant), (context.USER_KEY, who.user))
 
     @property
     def first(self) -> Orchestrator:

@@ -69,6 +69,9 @@ class Program:
         with pytest.MonkeyPatch.context() as patch:
             for name in [name for name in os.environ if name.startswith("PEREGRINE_")]:
                 patch.delenv(name)
+            # An option may set these, and they are to be gone afterwards.
+            for name in ("PEREGRINE_API_KEY_FILE", "PEREGRINE_TLS", "PEREGRINE_TLS_CA"):
+                patch.setenv(name, "")
             for name, value in self.environment().items():
                 patch.setenv(name, value)
             patch.setattr(session, "run", works.append)

@@ -9,6 +9,7 @@ from peregrine.api.common.v1 import common_pb2 as common
 from peregrine.api.memory.v1 import memory_pb2 as memory
 from peregrine.api.memory.v1 import memory_pb2_grpc as memory_rpc
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
+from peregrine.kit.context import Identity
 from peregrine.kit.errors import from_rpc_error
 from tests.support import stack
 from tests.support.eventually import eventually
@@ -295,7 +296,7 @@ async def test_an_answer_that_was_remembered_otherwise_is_given_and_said_to_be(
                 conversation_id=run.conversation_id, messages=[said], request_id="turn-7:end"
             ),
             timeout=10,
-            metadata=peregrine.signed,
+            metadata=peregrine.on_behalf_of(),
         )
     events = await peregrine.watch(run.run_id)
     stack.check_log(events)
@@ -335,8 +336,8 @@ async def test_runs_are_listed_newest_first_page_by_page(peregrine: Stack) -> No
 
 async def test_another_users_run_does_not_exist(peregrine: Stack) -> None:
     run = await peregrine.start("Hello")
-    somebody = (("peregrine-tenant", "local"), ("peregrine-user", "somebody"))
-    other = (("peregrine-tenant", "other"), ("peregrine-user", "local"))
+    somebody = peregrine.on_behalf_of(Identity("local", "somebody"))
+    other = peregrine.on_behalf_of(Identity("other", "local"))
     runs = peregrine.first.runs
     for metadata in (somebody, other):
         for call in (
