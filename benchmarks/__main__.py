@@ -23,11 +23,13 @@ from benchmarks.measurements import (
     crowd,
     eager,
     gateway,
+    identity,
     logs,
     overhead,
     readers,
     start,
     takeover,
+    tools,
 )
 from benchmarks.rows import Row
 from benchmarks.stack import REPOSITORY
@@ -37,10 +39,12 @@ Measurement = Callable[[Lab], AsyncIterator[Row]]
 MEASUREMENTS: dict[str, Measurement] = {
     "echo": calls.echo,
     "overhead": overhead.overhead,
+    "identity": identity.identities,
     "gateway": gateway.gateway,
     "eager": eager.eager,
     "log": logs.logs,
     "cache": cache.cache,
+    "tools": tools.tools,
     "crowd": crowd.crowd,
     "readers": readers.readers,
     "start": start.start,
