@@ -140,7 +140,8 @@ class Cache:
 
 
 @pytest.fixture
-async def stack() -> AsyncIterator[AsyncExitStack]:
+async def stack(migrated_dsn: str) -> AsyncIterator[AsyncExitStack]:
+    # Before the database goes, whoever uses it.
     async with AsyncExitStack() as stack:
         yield stack
 

@@ -22,7 +22,8 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture
-async def stack() -> AsyncIterator[AsyncExitStack]:
+async def stack(migrated_dsn: str) -> AsyncIterator[AsyncExitStack]:
+    # Before the database goes, whoever uses it.
     async with AsyncExitStack() as stack:
         yield stack
 
