@@ -8,6 +8,7 @@ names, so that executions can be counted over processes and restarts; the rest m
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -290,3 +291,24 @@ async def repeatable_write(arguments: Arguments, context: ToolContext) -> str:
 async def refused_write(arguments: Arguments, context: ToolContext) -> str:
     _leave_line(arguments["text"])
     raise ToolFailure("There is not enough money.", reason="NOT_ENOUGH")
+
+
+def _timed(name: str, places: int) -> Definition:
+    @tool(
+        name=name,
+        description="Takes some time, and says when it began and ended (time.monotonic()).",
+        parameters=_SECONDS,
+        effect=Effect.READ,
+        cacheable=False,
+        max_concurrency=places,
+    )
+    async def timed(arguments: Arguments, context: ToolContext) -> list[float]:
+        began = time.monotonic()
+        await asyncio.sleep(arguments["seconds"])
+        return [began, time.monotonic()]
+
+    return timed
+
+
+timed_wide = _timed("timed_wide", 10)
+timed_narrow = _timed("timed_narrow", 3)

@@ -15,6 +15,9 @@ from peregrine.client._connection import (
 )
 from peregrine.kit.channel import ChannelPool
 from peregrine.kit.context import Identity
+from peregrine.kit.errors import ResourceExhausted
+
+_WORKERS_TRIED = 3
 
 
 class ToolsClient(ServiceClient):
@@ -114,13 +117,29 @@ class ToolsClient(ServiceClient):
     async def execute_tool(
         self, tool: str, arguments: bytes, *, idempotency_key: str | None = None
     ) -> pb.ToolResult:
-        """Runs one tool with a JSON object, as UTF-8. A failing tool is a result, not an error."""
+        """Runs one tool with a JSON object, as UTF-8. A failing tool is a result, not an error.
+
+        A worker without room says so at once, and the next one is asked.
+
+        Raises:
+          ResourceExhausted: TOOLS_OVERLOADED, none of three had room; `retry_after` says when.
+        """
         call = pb.ToolCall(
             call_id=new_request_id(),
             tool=tool,
             arguments=common_pb2.Json(utf8=arguments),
             idempotency_key=idempotency_key or new_request_id(),
         )
-        response = await self._call(self._tools.ExecuteTool, pb.ExecuteToolRequest(call=call))
+        request = pb.ExecuteToolRequest(call=call)
+        for _ in range(_WORKERS_TRIED - 1):
+            try:
+                return await self._executed(request)
+            except ResourceExhausted as error:
+                if error.reason != "TOOLS_OVERLOADED":
+                    raise
+        return await self._executed(request)
+
+    async def _executed(self, request: pb.ExecuteToolRequest) -> pb.ToolResult:
+        response = await self._call(self._tools.ExecuteTool, request)
         result: pb.ToolResult = response.result
         return result

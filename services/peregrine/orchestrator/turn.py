@@ -9,7 +9,7 @@ there while the model reads on, so nobody waits for it.
 import asyncio
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from peregrine.api.common.v1 import common_pb2 as common
 from peregrine.api.llm_gateway.v1 import llm_gateway_pb2 as llm
@@ -123,15 +123,13 @@ class Turn:
         begun = time.monotonic()
         identity = self._facts.identity
         self._offered = await self._upstream.offered(identity.tenant, self._plan.tools)
-        self._definitions = prompt.definitions(
-            [self._offered[name] for name in self._plan.tools if name in self._offered]
-        )
+        self._definitions = prompt.definitions(_in_order(self._plan.tools, self._offered.values()))
         self._system = prompt.system(self._plan, loaded)
         self._span(pb.SPAN_KIND_PROMPT_BUILD, "tools", 0, begun)
         degradations = [
             common.Degradation(what=f"tool {name}", reason="TOOL_NOT_FOUND")
             for name in self._plan.tools
-            if name not in self._offered
+            if not any(_is_of(name, each) for each in self._offered.values())
         ]
         if not self._replay.started:
             self._announce()
@@ -415,3 +413,15 @@ def _first(group: BaseExceptionGroup) -> BaseException:
         else:
             flat.append(error)
     return next((error for error in flat if isinstance(error, InDoubt)), flat[0])
+
+
+def _in_order(
+    names: Sequence[str], offered: Iterable[tools.RegisteredTool]
+) -> list[tools.RegisteredTool]:
+    """The offered tools in the agent's order; an MCP server stands for all that it offers."""
+    return sorted(offered, key=lambda each: [not _is_of(name, each) for name in names])
+
+
+def _is_of(name: str, each: tools.RegisteredTool) -> bool:
+    of_server = each.tool.HasField("mcp") and each.tool.name.startswith(f"{name}_")
+    return each.tool.name == name or of_server

@@ -9,7 +9,6 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
-import orjson
 import structlog
 
 from peregrine.api.tools.v1 import tools_pb2
@@ -130,10 +129,9 @@ def found(tool: str, secret: Callable[[str], Secret], name: str) -> Secret:
 
 
 def _output(answer: Answer) -> Output:
-    data = None
-    if answer.is_json:
-        try:
-            data = orjson.loads(answer.text)
-        except orjson.JSONDecodeError:
-            pass  # said to be JSON and is not: text, then
-    return Output(answer.text or f"The server answered {answer.status} without a text.", data)
+    data = answer.data()
+    return Output(
+        answer.text or f"The server answered {answer.status} without a text.",
+        data,
+        private=answer.private,
+    )

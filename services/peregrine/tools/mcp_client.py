@@ -105,7 +105,10 @@ def http(
     async def opened() -> AsyncIterator[Any]:
         async with (
             httpx2.AsyncClient(
-                transport=_Bridge(pool), headers=headers, timeout=_SDK_TIMEOUTS, trust_env=False
+                transport=_Bridge(pool),
+                headers={"accept-encoding": "identity", **headers},
+                timeout=_SDK_TIMEOUTS,
+                trust_env=False,
             ) as client,
             streamable_http_client(
                 url, http_client=client, max_sse_event_size=MAX_BYTES
@@ -349,6 +352,11 @@ class _Bridge(httpx2.AsyncBaseTransport):
             raise httpx2.ConnectError(str(refusal)) from refusal
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
             raise httpx2.ReadError(str(error) or "the connection broke off") from error
+        packed = [value for name, value in answer.headers if name.lower() == b"content-encoding"]
+        if packed and packed != [b"identity"]:
+            # It was asked not to, and unpacking has no bound here.
+            await answer.aclose()
+            raise httpx2.ReadError("the answer is packed")
         return httpx2.Response(
             answer.status, headers=answer.headers, stream=_Bounded(answer.stream)
         )

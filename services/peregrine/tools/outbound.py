@@ -24,6 +24,7 @@ from urllib.parse import urljoin
 
 import httpcore
 import httpx
+import orjson
 from prometheus_client import CollectorRegistry, Counter
 
 from peregrine.kit.settings import Secret
@@ -83,16 +84,35 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A successful one (2xx). `url` is where it came from, after redirects."""
+    """A successful one (2xx). `url` is where it came from, after redirects. `private`: the server
+    wants it not to be kept, or not for others (Cache-Control: no-store or private, Set-Cookie)."""
 
     status: int
     url: str
     media_type: str
     text: str
+    private: bool = False
 
     @property
     def is_json(self) -> bool:
         return self.media_type == "application/json" or self.media_type.endswith("+json")
+
+    def data(self) -> Any:
+        """What the text says as JSON; None when it is no JSON, whatever it says of itself.
+
+        Raises:
+          ToolFailure: CONTENT_REFUSED, it is nested so deeply that it cannot be read.
+        """
+        if not self.is_json:
+            return None
+        try:
+            return orjson.loads(self.text)
+        except orjson.JSONDecodeError as error:
+            if "depth" in error.msg or "ecursion" in error.msg:
+                raise ToolFailure(
+                    "The answer is JSON that is nested too deeply.", reason="CONTENT_REFUSED"
+                ) from None
+            return None
 
 
 class _Transport(httpx.AsyncBaseTransport):
@@ -290,6 +310,7 @@ class Outbound:
             url=_blotted(target.url, request.secrets.values()),
             media_type=kind.media_type,
             text=text,
+            private=_is_private(response.headers),
         )
 
 
@@ -321,6 +342,12 @@ async def opened(
         transport=_Transport(pool), timeout=seconds, trust_env=False, cookies=no_cookies
     ) as client:
         yield Outbound(client=client, pool=pool, seconds=seconds, registry=registry)
+
+
+def _is_private(headers: httpx.Headers) -> bool:
+    directives = headers.get("cache-control", "").lower().split(",")
+    said = {directive.partition("=")[0].strip() for directive in directives}
+    return bool(said & {"no-store", "private"}) or "set-cookie" in headers
 
 
 # What went wrong between a gateway and its server is known to neither of us.

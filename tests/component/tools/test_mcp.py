@@ -173,9 +173,15 @@ async def test_one_tool_of_a_server_under_a_name_of_its_own(
         assert text(await execute(stub, "loudly", {"text": "x"})) == "X"
 
 
-async def killed(stub: Stub, backend: dict[str, Any]) -> None:
-    pid = int(text(await execute(stub, "srv_pid")))
-    os.kill(pid, signal.SIGKILL)
+async def test_an_answer_that_is_too_large_is_cut_or_refused_and_the_next_one_comes(
+    start: Start, backend: dict[str, Any]
+) -> None:
+    async with start(**opened(backend)) as stub:
+        await apply(stub, declared(backend))
+        large = await execute(stub, "srv_big_answer")
+        assert len(text(large).encode()) <= 1024 * 1024
+        assert large.status == FAILED or "was cut here" in text(large)
+        assert text(await execute(stub, "srv_shout", {"text": "x"})) == "X"
 
 
 LOST = [("slow", FAILED), ("slow_unknown", FAILED), ("slow_write", IN_DOUBT)]

@@ -114,6 +114,10 @@ class Unruly:
                     b"".join(packer.compress(b"\0" * 2**20) for _ in range(64)) + packer.flush()
                 )
                 return self._whole(writer, 200, packed, extra="Content-Encoding: gzip")
+            case ["nested"]:
+                nested = b"[" * 100_000 + b"]" * 100_000
+                head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
+                writer.write(head + b"%d\r\n\r\n" % len(nested) + nested)
             case ["trailing"]:
                 packed = gzip.compress(b"hello") + b"\0" * 2**20
                 return self._whole(writer, 200, packed, extra="Content-Encoding: gzip")

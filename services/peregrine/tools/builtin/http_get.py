@@ -3,8 +3,6 @@
 from collections.abc import Awaitable
 from typing import Protocol
 
-import orjson
-
 from peregrine.tools.definition import (
     Arguments,
     ChangeClass,
@@ -53,12 +51,6 @@ def http_get(fetch: Fetch) -> Definition:
             Request(url=arguments["url"].strip()),
             timeout=max(context.remaining() - _MARGIN_SECONDS, 0.0),
         )
-        data = None
-        if answer.is_json:
-            try:
-                data = orjson.loads(answer.text)
-            except orjson.JSONDecodeError:
-                pass  # said to be JSON and is not: text, then
-        return Output(answer.text, data)
+        return Output(answer.text, answer.data(), private=answer.private)
 
     return get
