@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from peregrine.__main__ import SERVICES
 from tests.manifests.programs import program
-from tests.manifests.rendered import K8S
+from tests.manifests.rendered import K8S, needs_kubectl, workloads
 from tests.support.eventually import eventually
 
 RELOAD = K8S / "components" / "reload" / "reload.py"
@@ -45,7 +46,8 @@ class Running:
     def start(self) -> None:
         code = (
             "import sys, pathlib; sys.path.insert(0, sys.argv[1]); import reload;"
-            "reload.ROOTS = {'talker_package': 'services'};"
+            "reload.installed_packages = dict;"
+            ""
             "reload.HURRY_SECONDS = 0.3; reload.KILL_SECONDS = 0.3; reload.AGAIN_SECONDS = 1.0;"
             "sys.exit(reload.main(['-m', 'talker'], source=pathlib.Path(sys.argv[2])))"
         )
@@ -131,6 +133,34 @@ def test_packages_are_copied_once_and_what_was_synced_stays(tmp_path: Path) -> N
     copied.write_text("synced")
     reload.copy_packages(source, {"peregrine": installed})
     assert copied.read_text() == "synced"
+
+
+def test_a_service_starts_again_for_what_it_can_import_and_for_nothing_else(tmp_path: Path) -> None:
+    root = tmp_path / "services" / "peregrine"
+    for unit in ("edge", "tools", "local", "llm_gateway"):
+        (root / unit).mkdir(parents=True)
+        (root / unit / "main.py").touch()
+    for path in (root / "kit", root / "client", tmp_path / "operator" / "peregrine_operator"):
+        path.mkdir(parents=True)
+        (path / "x.py").touch()
+
+    def seen(*arguments: str) -> set[str]:
+        found = reload.look(tmp_path, reload.foreign(tmp_path, ["-m", *arguments]))
+        return {Path(path).parent.name for path in found}
+
+    assert seen("peregrine", "edge") == {"kit", "client", "edge"}
+    assert seen("peregrine", "llm-gateway") == {"kit", "client", "llm_gateway"}
+    assert seen("peregrine", "stand-in") == {"kit", "client", "local"}
+    assert seen("peregrine_operator") == {"kit", "client", "peregrine_operator"}
+
+
+@needs_kubectl
+def test_it_knows_where_every_service_of_a_pod_is_at_home() -> None:
+    for each in workloads("live"):
+        if each.kind == "Deployment" and each.is_ours and each.program[:1] == ["peregrine"]:
+            service = each.program[1]
+            home = reload.HOMES.get(service, service.replace("-", "_"))
+            assert SERVICES[service].split(".")[1] == home
 
 
 def test_both_packages_are_found_where_they_are_installed() -> None:

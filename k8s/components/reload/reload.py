@@ -4,8 +4,9 @@
 
 For development in a cluster. The installed packages are copied once to /source/services and
 /source/operator, laid out as in the repository, so that a file synced from there lands on its copy,
-and stand first on the import path. Twice a second the times and sizes of all files are compared.
-When some differ, and nothing more came for a moment (a branch was changed, an editor saves all),
+and stand first on the import path. Twice a second the times and sizes of the files that the service
+can import are compared (not those of other services, which never import one another). When some
+differ, and nothing more came for a moment (a branch was changed, an editor saves all),
 the service is told to end, gets a second word when it takes too long over its calls, and starts
 anew.
 
@@ -34,6 +35,9 @@ HURRY_SECONDS = 2.0
 KILL_SECONDS = 8.0
 AGAIN_SECONDS = 5.0
 
+# Services that are a part of another package than one of their own name.
+HOMES: Mapping[str, str] = {"stand-in": "local"}
+
 Seen = Mapping[str, tuple[int, int]]
 
 
@@ -58,7 +62,19 @@ def installed_packages() -> dict[str, Path]:
     return found
 
 
-def look(source: Path) -> Seen:
+def foreign(source: Path, arguments: Sequence[str]) -> frozenset[str]:
+    """Directories that what `-m …` runs never imports from: the packages of other services."""
+    module, *rest = arguments[arguments.index("-m") + 1 :]
+    mains = (source / ROOTS["peregrine"] / "peregrine").glob("*/main.py")
+    found = {str(main.parent) for main in mains}
+    if module == "peregrine" and rest:
+        home = HOMES.get(rest[0], rest[0].replace("-", "_"))
+        found = {path for path in found if os.path.basename(path) != home}
+        found.add(str(source / ROOTS["peregrine_operator"]))
+    return frozenset(found)
+
+
+def look(source: Path, without: frozenset[str] = frozenset()) -> Seen:
     """Time and size of every file below; compiled ones do not count."""
     seen: dict[str, tuple[int, int]] = {}
     waiting = [str(source)]
@@ -67,7 +83,7 @@ def look(source: Path) -> Seen:
             with os.scandir(waiting.pop()) as entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
-                        if entry.name != "__pycache__":
+                        if entry.name != "__pycache__" and entry.path not in without:
                             waiting.append(entry.path)
                     else:
                         state = entry.stat(follow_symlinks=False)
@@ -80,9 +96,12 @@ def look(source: Path) -> Seen:
 class Supervisor:
     """The loop: one child, one wish to end."""
 
-    def __init__(self, command: Sequence[str], *, source: Path, environ: Mapping[str, str]) -> None:
-        self._command = list(command)
+    def __init__(
+        self, arguments: Sequence[str], *, source: Path, environ: Mapping[str, str]
+    ) -> None:
+        self._command = [sys.executable, *arguments]
         self._source = source
+        self._without = foreign(source, arguments)
         path = [str(source / root) for root in ROOTS.values()]
         if environ.get("PYTHONPATH"):
             path.append(environ["PYTHONPATH"])
@@ -94,7 +113,7 @@ class Supervisor:
         self._ending.set()
 
     def run(self) -> int:
-        seen = look(self._source)
+        seen = self._look()
         while True:
             child = subprocess.Popen(self._command, env=self._environ)  # noqa: S603 - our own
             before, seen = seen, self._until_changed(child, seen)
@@ -111,11 +130,14 @@ class Supervisor:
             else:
                 _say(f"ended with {child.returncode}; starting again")
 
+    def _look(self) -> Seen:
+        return look(self._source, self._without)
+
     def _until_changed(self, child: "subprocess.Popen[bytes]", seen: Seen) -> Seen:
         """Returns what is there when it differs and has settled, or when the child is to start."""
         left = AGAIN_SECONDS
         while not self._ending.wait(LOOK_SECONDS):
-            now = look(self._source)
+            now = self._look()
             if now != seen:
                 return self._settled(now)
             if child.poll() is not None:
@@ -126,7 +148,7 @@ class Supervisor:
 
     def _settled(self, seen: Seen) -> Seen:
         while not self._ending.wait(SETTLE_SECONDS):
-            now = look(self._source)
+            now = self._look()
             if now == seen:
                 break
             seen = now
@@ -153,7 +175,7 @@ def _say(text: str) -> None:
 
 def main(arguments: Sequence[str], *, source: Path = SOURCE) -> int:
     copy_packages(source, installed_packages())
-    supervisor = Supervisor([sys.executable, *arguments], source=source, environ=os.environ)
+    supervisor = Supervisor(arguments, source=source, environ=os.environ)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, supervisor.end)
     return supervisor.run()
