@@ -36,8 +36,6 @@ NOT_WRAPPED_YET = frozenset(
         "MemoryService/GetMemoryStats",
         "MemoryService/ImportConversation",
         "MemoryService/SearchMessages",
-        "ToolService/GetExecutionStats",
-        "ToolService/InvalidateToolResults",
     }
 )
 

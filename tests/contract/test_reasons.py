@@ -9,6 +9,7 @@ from tests.contract.repository import PROTOS, ROOT, module, product
 WITHOUT = {"simulator", "cli", "local"}
 PAGE = ROOT / "docs" / "errors.md"
 CODES = {
+    "ALREADY_EXISTS",
     "DEADLINE_EXCEEDED",
     "FAILED_PRECONDITION",
     "INVALID_ARGUMENT",
