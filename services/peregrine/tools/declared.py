@@ -13,7 +13,7 @@ from typing import Any
 
 from peregrine.api.common.v1 import common_pb2
 from peregrine.api.tools.v1 import tools_pb2
-from peregrine.tools import egress, mcp_listing, templates
+from peregrine.tools import egress, lending, mcp_listing, templates
 from peregrine.tools.arguments import Check
 from peregrine.tools.definition import (
     DEFAULT_CONCURRENCY,
@@ -279,6 +279,8 @@ def _http(
     for name, reference in http.secret_headers.items():
         if not _SECRET.fullmatch(reference):
             yield f"tool.http.secret_headers[{name[:64]!r}]", "is not the name of a secret"
+        elif lending.is_ours(reference):
+            yield f"tool.http.secret_headers[{name[:64]!r}]", "names a secret that is not for tools"
     asked = {
         "url": templates.placeholders(http.url),
         "headers": [

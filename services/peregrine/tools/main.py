@@ -17,8 +17,8 @@ from peregrine.client import CacheClient
 from peregrine.kit import serve, telemetry
 from peregrine.kit.errors import StartRefused
 from peregrine.kit.postgres import Database, check_schema
-from peregrine.kit.settings import InnerSettings, PostgresSettings, load, secret_ref, setting
-from peregrine.tools import documents, registry
+from peregrine.kit.settings import InnerSettings, PostgresSettings, load, setting
+from peregrine.tools import documents, lending, registry
 from peregrine.tools.admission import Admission
 from peregrine.tools.applied import AppliedTools
 from peregrine.tools.builtin.calculator import calculator
@@ -136,7 +136,7 @@ async def build(
     async with (
         database,
         reaching(
-            settings, registry=metrics_registry, secret=lambda name: secret_ref(name, environ)
+            settings, registry=metrics_registry, secret=lambda name: lending.lend(name, environ)
         ) as reach,
         _kept_results(settings, metrics) as results,
     ):

@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 
 from peregrine.api.tools.v1 import tools_pb2
+from peregrine.tools import lending
 from peregrine.tools.definition import Effect
 
 MAX_ARGUMENTS = 64
@@ -123,6 +124,9 @@ def problems(
         yield "tool.mcp.command", "names no program"
     if (mcp.secret_headers or mcp.secret_environment) and not secrets_allowed:
         yield "tool.mcp", "names secrets, which are not open to this tenant"
+    for field in ("secret_headers", "secret_environment"):
+        if any(lending.is_ours(name) for name in getattr(mcp, field).values()):
+            yield f"tool.mcp.{field}", "name a secret that is not for tools"
     if mcp.secret_headers and not mcp.url:
         yield "tool.mcp.secret_headers", "go with a url"
     if (mcp.secret_environment or mcp.environment) and not mcp.command:
