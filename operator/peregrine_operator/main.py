@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import structlog
 from prometheus_client import CollectorRegistry
 
-from peregrine.client import PeregrineClient, ToolsClient
+from peregrine.client import CacheClient, PeregrineClient, ToolsClient
 from peregrine.kit import context, identity, serve, telemetry
 from peregrine.kit.context import Identity
 from peregrine.kit.settings import Problem, Secret, load, setting
@@ -22,6 +22,7 @@ from peregrine_operator.leading import Term
 from peregrine_operator.lease import Lease
 from peregrine_operator.liveness import Health
 from peregrine_operator.metrics import Metrics
+from peregrine_operator.policies import Policies
 from peregrine_operator.pools import Pools
 from peregrine_operator.prometheus import Prometheus
 from peregrine_operator.reconciling import Reconciler
@@ -52,6 +53,11 @@ class Settings:
         "PEREGRINE_TOOLS_TARGET",
         default="127.0.0.1:50053",
         help="gRPC target of the tools service, which keeps tools",
+    )
+    cache_target: str = setting(
+        "PEREGRINE_CACHE_TARGET",
+        default="127.0.0.1:50054",
+        help="gRPC target of the cache service, which keeps policies",
     )
     prometheus_url: str = setting(
         "PEREGRINE_PROMETHEUS_URL",
@@ -151,6 +157,7 @@ class Operator:
         kubernetes: Kubernetes,
         login: Callable[[], Login],
         services: Services,
+        cache: CacheClient,
         prometheus: Prometheus,
         acting: Callable[[], AbstractContextManager[None]],
         metrics: Metrics,
@@ -160,6 +167,7 @@ class Operator:
         self._kubernetes = kubernetes
         self._login = login
         self._services = services
+        self._cache = cache
         self._prometheus = prometheus
         self._acting = acting
         self._metrics = metrics
@@ -265,6 +273,13 @@ class Operator:
             writer=writer,
             metrics=self._metrics,
         )
+        policies = Policies(
+            view=view,
+            cache=self._cache,
+            prometheus=self._prometheus,
+            writer=writer,
+            metrics=self._metrics,
+        )
         reconciler = Reconciler(
             view=view,
             work=work,
@@ -279,7 +294,7 @@ class Operator:
             view=view,
             work=work,
             reconciler=reconciler,
-            background=(writer.post_events, pools.run),
+            background=(writer.post_events, pools.run, policies.run),
             health=self.health,
             metrics=self._metrics,
             namespaces=settings.namespaces,
@@ -304,7 +319,8 @@ async def build(
             settings.orchestrator_target, connections=1, timeout=_CALL_SECONDS
         )
         tools = ToolsClient(settings.tools_target, connections=1, timeout=_CALL_SECONDS)
-        for client in (orchestrator, tools):
+        cache = CacheClient(settings.cache_target, connections=1, timeout=_CALL_SECONDS)
+        for client in (orchestrator, tools, cache):
             await stack.enter_async_context(client)
         kubernetes = await stack.enter_async_context(Kubernetes(login=login, metrics=metrics))
         prometheus = await stack.enter_async_context(Prometheus(settings.prometheus_url))
@@ -313,6 +329,7 @@ async def build(
             kubernetes=kubernetes,
             login=login,
             services=Services(orchestrator=orchestrator, registry=tools),
+            cache=cache,
             prometheus=prometheus,
             acting=acting,
             metrics=metrics,

@@ -72,6 +72,7 @@ _APPLIED = {
         "generation": _COUNT,
         "version": _COUNT,
         "time": _TIME,
+        "ttl": {"type": "string", "maxLength": 32},
     },
 }
 

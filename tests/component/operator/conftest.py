@@ -9,7 +9,7 @@ import pytest
 from peregrine.kit.settings import load
 from peregrine_operator import main
 from peregrine_operator.main import Operator, Settings
-from tests.component.operator.fakes import Agents, Tools, serving_both
+from tests.component.operator.fakes import Agents, Caches, Tools, serving_all
 from tests.support.kubernetes import ApiServer, api_server
 
 Start: TypeAlias = Callable[..., AbstractAsyncContextManager[Operator]]
@@ -32,15 +32,23 @@ def tools() -> Tools:
 
 
 @pytest.fixture
-async def start(api: ApiServer, agents: Agents, tools: Tools) -> AsyncIterator[Start]:
+def caches() -> Caches:
+    return Caches()
+
+
+@pytest.fixture
+async def start(
+    api: ApiServer, agents: Agents, tools: Tools, caches: Caches
+) -> AsyncIterator[Start]:
     """`async with start() as operator:`; more settings as keyword arguments."""
-    async with serving_both(agents, tools) as (orchestrator, registry):
+    async with serving_all(agents, tools, caches) as (orchestrator, registry, cache):
 
         @asynccontextmanager
         async def started(**more: str) -> AsyncIterator[Operator]:
             environ = {
                 "PEREGRINE_ORCHESTRATOR_TARGET": orchestrator,
                 "PEREGRINE_TOOLS_TARGET": registry,
+                "PEREGRINE_CACHE_TARGET": cache,
                 "PEREGRINE_AUTH_REQUIRED": "false",
                 "PEREGRINE_OPERATOR_HEALTH_PORT": "0",
                 "PEREGRINE_OPERATOR_RESYNC_SECONDS": "1",

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from peregrine.api.cache.v1 import cache_pb2 as cache
+from peregrine.api.cache.v1 import cache_pb2_grpc as cache_grpc
 from peregrine.api.common.v1 import common_pb2
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as orchestrator
 from peregrine.api.orchestrator.v1 import orchestrator_pb2_grpc as orchestrator_grpc
@@ -120,13 +122,47 @@ class Tools(tools_grpc.ToolServiceServicer):
         return tools.DeleteToolResponse(deleted=self.tools.pop(request.name, None) is not None)
 
 
+class Caches(cache_grpc.CacheServiceServicer):
+    """The policies of a cache, and nothing else of it."""
+
+    def __init__(self) -> None:
+        self.policies: dict[str, cache.Policy] = {}
+        self.failing: PeregrineError | None = None
+
+    def _fail(self) -> None:
+        if self.failing is not None:
+            raise self.failing
+
+    async def ApplyPolicy(
+        self, request: cache.ApplyPolicyRequest, context: Any
+    ) -> cache.ApplyPolicyResponse:
+        self._fail()
+        made = cache.Policy()
+        made.CopyFrom(request.policy)
+        known = self.policies.get(made.namespace)
+        made.version = known.version + 1 if known else 1
+        self.policies[made.namespace] = made
+        return cache.ApplyPolicyResponse(policy=made)
+
+    async def ListPolicies(
+        self, request: cache.ListPoliciesRequest, context: Any
+    ) -> cache.ListPoliciesResponse:
+        self._fail()
+        return cache.ListPoliciesResponse(policies=list(self.policies.values()))
+
+
 @asynccontextmanager
-async def serving_both(agents: Agents, registry: Tools) -> AsyncIterator[tuple[str, str]]:
+async def serving_all(
+    agents: Agents, registry: Tools, caches: Caches
+) -> AsyncIterator[tuple[str, str, str]]:
     async with contextlib.AsyncExitStack() as stack:
-        first = await stack.enter_async_context(
-            serving([(orchestrator_grpc.add_AgentServiceServicer_to_server, agents)])
-        )
-        second = await stack.enter_async_context(
-            serving([(tools_grpc.add_ToolServiceServicer_to_server, registry)])
-        )
-        yield first, second
+        addresses = [
+            await stack.enter_async_context(serving([(add, servicer)]))
+            for add, servicer in (
+                (orchestrator_grpc.add_AgentServiceServicer_to_server, agents),
+                (tools_grpc.add_ToolServiceServicer_to_server, registry),
+                (cache_grpc.add_CacheServiceServicer_to_server, caches),
+            )
+        ]
+        first, second, third = addresses
+        yield first, second, third

@@ -1,0 +1,337 @@
+"""Cache policies: given to the cache as they stand, and tuned once a minute within their bounds.
+
+What is decided is `ttl.decide`'s; this is how its input comes together and what becomes of its
+output. In Observe it is only said. What must not be forgotten is in the status.
+
+The cache knows no deletion of a policy. When the resource goes, its namespace gets a policy that
+says nothing, which is what a namespace without one has.
+"""
+
+import asyncio
+import functools
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from peregrine.api.cache.v1 import cache_pb2
+from peregrine.client import CacheClient, resources
+from peregrine.client.resources import ResourceError
+from peregrine.kit import context
+from peregrine.kit.errors import PeregrineError
+from peregrine_operator import cache_signals, decisions, ttl
+from peregrine_operator.decisions import FINALIZER, Ready
+from peregrine_operator.evidence import NoData
+from peregrine_operator.kubernetes import ApiError
+from peregrine_operator.metrics import Metrics
+from peregrine_operator.prometheus import Prometheus
+from peregrine_operator.ttl import Decision, State
+from peregrine_operator.view import Object, View
+from peregrine_operator.writing import Event, Gone, Writer, instant
+
+LOOK = 5.0
+PAUSED = "cache.peregrine.dev/paused"
+_SERVICE = "the cache"
+_LIST_EVERY = 30.0
+_LOOK_SECONDS = 15.0
+_FIRST_TTL, _LONGEST_TTL = 3600.0, 86_400.0
+_MOVES = frozenset(
+    {
+        ttl.Reason.LENGTHENED,
+        ttl.Reason.SHORTENED,
+        ttl.Reason.EMERGENCY,
+        ttl.Reason.ROLLED_BACK,
+        ttl.Reason.OUT_OF_BOUNDS,
+    }
+)
+
+log = structlog.get_logger(__name__)
+
+
+class Policies:
+    """`clock` gives Unix seconds."""
+
+    def __init__(
+        self,
+        *,
+        view: View,
+        cache: CacheClient,
+        prometheus: Prometheus,
+        writer: Writer,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._view = view
+        self._cache = cache
+        self._prometheus = prometheus
+        self._writer = writer
+        self._metrics = metrics
+        self._clock = clock
+        self._held: dict[str, cache_pb2.Policy] | None = None
+        self._listed_at = 0.0
+        self._ticked_at = 0.0
+        self._again: dict[str, tuple[int, float]] = {}
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            await self.look_at_all()
+            await asyncio.sleep(LOOK)
+
+    async def look_at_all(self) -> None:
+        policies = self._view.of("CachePolicy")
+        if not policies:
+            return
+        now = self._clock()
+        if self._held is None or now - self._listed_at >= _LIST_EVERY:
+            await self._list(now)
+        for one in policies:
+            await self._guarded(one, functools.partial(self._look, one, now))
+        if now - self._ticked_at < ttl.TICK:
+            return
+        self._ticked_at = now
+        answers = await self._prometheus.ask(cache_signals.QUERIES, at=now)
+        for one in self._view.of("CachePolicy"):
+            sample = cache_signals.read(answers, one.claim[1])
+            await self._guarded(one, functools.partial(self._tune, one, sample, now))
+
+    async def _list(self, now: float) -> None:
+        try:
+            with context.bind(retries=0):
+                self._held = {each.namespace: each async for each in self._cache.list_policies()}
+            self._listed_at = now
+        except PeregrineError as error:
+            self._held = None
+            log.warning("policies_not_listed", reason=error.reason, error=error.message)
+
+    async def _guarded(self, one: Object, work: Callable[[], Awaitable[str]]) -> None:
+        outcome = "failed"
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                with context.bind(retries=1):
+                    outcome = await work()
+        except Gone:
+            outcome = "unchanged"
+        except PeregrineError as error:
+            outcome = await self._failed(one, error)
+        except ApiError as error:
+            log.warning("policy_not_looked_at", resource=str(one.key), error=error)
+        except TimeoutError:
+            log.warning("look_timed_out", resource=str(one.key), seconds=_LOOK_SECONDS)
+        except Exception as error:
+            # The top of a background task: the other policies are still to be looked at.
+            self._metrics.failures.inc()
+            log.error(
+                "look_broke", resource=str(one.key), error=type(error).__name__, exc_info=error
+            )
+        self._metrics.reconciles.labels("CachePolicy", outcome).inc()
+
+    async def _failed(self, one: Object, error: PeregrineError) -> str:
+        failure = decisions.failure(error, _SERVICE, deleting=one.deleting)
+        if failure.refused:
+            self._again[one.uid] = one.generation, self._clock() + decisions.REFUSED_AGAIN
+        try:
+            await self._say(one, failure.ready)
+        except (ApiError, Gone) as problem:
+            log.warning("status_not_written", resource=str(one.key), error=problem)
+        return "refused" if failure.refused else "waiting"
+
+    # ---- The policy as it stands ----
+
+    async def _look(self, one: Object, now: float) -> str:
+        namespace = one.claim[1]
+        owner = self._view.owner(one.claim)
+        if one.deleting:
+            return await self._remove(one, takes_over=owner is not None)
+        if owner is not None and owner.key != one.key:
+            name = f"{owner.key.namespace}/{owner.key.name}"
+            why = f"{name} is older and is about the same namespace: delete one of the two"
+            await self._say(one, Ready("False", "Conflicted", why))
+            return "refused"
+        wanted, problems = _wanted(one)
+        if wanted is None:
+            await self._say(one, Ready("False", "Invalid", problems))
+            return "refused"
+        generation, until = self._again.get(one.uid, (-1, 0.0))
+        if self._held is None or (generation == one.generation and now < until):
+            return "unchanged"
+        held = self._held.get(namespace)
+        applied = one.status.get("applied") or {}
+        fresh = applied.get("generation") == one.generation and FINALIZER in one.finalizers
+        if fresh and held is not None and held.version == applied.get("version"):
+            return "unchanged"
+        if FINALIZER not in one.finalizers:
+            one = await self._writer.finalizer(one, present=True)
+        tuned = _tuned(one, wanted, held)
+        if tuned is not None:
+            wanted.ttl.FromNanoseconds(int(tuned * 1e9))
+        stored = await self._apply(one, wanted)
+        if fresh:
+            self._metrics.drift.labels("CachePolicy").inc()
+            said = f"the policy of {namespace} was changed by somebody else: applied again"
+            self._writer.tell(one, Event("DriftRepaired", said, warning=True))
+        await self._say(one, Ready("True", "Applied", f"applied as version {stored.version}"))
+        return "applied"
+
+    async def _remove(self, one: Object, *, takes_over: bool) -> str:
+        if FINALIZER not in one.finalizers:
+            return "unchanged"
+        if not takes_over and one.status.get("applied"):
+            nothing = cache_pb2.Policy(namespace=one.claim[1], mode=cache_pb2.POLICY_MODE_OBSERVE)
+            request_id = decisions.request_id(one, deleting=True)
+            stored = await self._cache.apply_policy(nothing, request_id=request_id)
+            if self._held is not None:
+                self._held[stored.namespace] = stored
+        await self._writer.finalizer(one, present=False)
+        self._again.pop(one.uid, None)
+        return "removed"
+
+    async def _apply(self, one: Object, policy: cache_pb2.Policy) -> cache_pb2.Policy:
+        """Gives it to the cache; the status is remembered with the next word that is said."""
+        digest = hashlib.sha256(policy.SerializeToString(deterministic=True)).hexdigest()[:16]
+        request_id = f"{decisions.request_id(one)}-{digest}"
+        stored = await self._cache.apply_policy(policy, request_id=request_id)
+        if self._held is not None:
+            self._held[stored.namespace] = stored
+        return stored
+
+    # ---- Its tuning ----
+
+    async def _tune(self, one: Object, sample: ttl.Sample | NoData, now: float) -> str:
+        namespace = one.claim[1]
+        wanted, _ = _wanted(one)
+        held = (self._held or {}).get(namespace)
+        applied = one.status.get("applied") or {}
+        owner = self._view.owner(one.claim)
+        mine = owner is not None and owner.key == one.key
+        if one.deleting or not mine or wanted is None or held is None or held.never:
+            return "unchanged"
+        if applied.get("generation") != one.generation:
+            return "unchanged"
+        in_force = _seconds(held) or _FIRST_TTL
+        decision = ttl.decide(
+            _bounds(one, wanted), _state(one, in_force), sample, now=now, in_force=in_force
+        )
+        if decision.reason is ttl.Reason.TOO_EARLY:
+            return "unchanged"
+        before = (one.status.get("lastDecision") or {}).get("reason")
+        if decision.apply:
+            tuned = cache_pb2.Policy()
+            tuned.CopyFrom(held)
+            tuned.ClearField("version")
+            tuned.ttl.FromNanoseconds(int(decision.ttl * 1e9))
+            await self._apply(one, tuned)
+            in_force = decision.ttl
+            log.info("ttl_changed", resource=str(one.key), ttl=in_force, reason=decision.reason)
+        if decision.reason in _MOVES or decision.reason != before:
+            self._writer.tell(one, Event(str(decision.reason), decision.message))
+        await self._say(one, _ready(decision, sample), decision, in_force, now)
+        return "applied" if decision.apply else "unchanged"
+
+    async def _say(
+        self,
+        one: Object,
+        ready: Ready,
+        decision: Decision | None = None,
+        in_force: float | None = None,
+        now: float = 0.0,
+    ) -> None:
+        made = self._writer.conditions(one, {"Ready": ready})
+        status: dict[str, Any] = {
+            **one.status,
+            "conditions": made,
+            "observedGeneration": one.generation,
+        }
+        held = (self._held or {}).get(one.claim[1])
+        if held is not None and ready.status == "True":
+            status["applied"] = {
+                "generation": one.generation,
+                "version": held.version,
+                "ttl": str(one.spec.get("ttl", "")),
+            }
+            status["ttl"] = _written(in_force or _seconds(held) or _FIRST_TTL)
+        if decision is not None:
+            status["recommendedTtl"] = _written(decision.proposed)
+            status["lastDecision"] = {
+                "time": instant(now),
+                "reason": str(decision.reason),
+                "message": decision.message,
+            }
+            status["tuner"] = decision.state.to_status()
+            if decision.apply:
+                status["lastChangeTime"] = instant(now)
+        before = {each["type"]: each["reason"] for each in one.status.get("conditions") or ()}
+        await self._writer.status(one, status)
+        if ready.status != "True" and before.get("Ready") != ready.reason:
+            self._writer.tell(one, Event(ready.reason, ready.message, warning=True))
+
+
+def _wanted(one: Object) -> tuple[cache_pb2.Policy | None, str]:
+    manifest = {
+        "apiVersion": resources.API_VERSION,
+        "kind": "CachePolicy",
+        "metadata": {"name": one.key.name},
+        "spec": one.spec,
+    }
+    try:
+        value = resources.read(manifest, source=str(one.key)).value
+    except ResourceError as error:
+        return None, "; ".join(f"{each.field} {each.message}" for each in error.problems)
+    return (value, "") if isinstance(value, cache_pb2.Policy) else (None, "")
+
+
+def _tuned(one: Object, wanted: cache_pb2.Policy, held: cache_pb2.Policy | None) -> float | None:
+    """The time to live that tuning had found, where what it began with has not changed."""
+    applied = one.status.get("applied") or {}
+    tuner = one.status.get("tuner") or {}
+    active = wanted.mode == cache_pb2.POLICY_MODE_ACTIVE
+    if not active or applied.get("ttl", "") != str(one.spec.get("ttl", "")):
+        return None
+    found = tuner.get("ttl")
+    if not isinstance(found, int | float) or found <= 0:
+        return _seconds(held) if held is not None else None
+    return _bounds(one, wanted).within(float(found))
+
+
+def _bounds(one: Object, policy: cache_pb2.Policy) -> ttl.Policy:
+    annotations = one.body.get("metadata", {}).get("annotations") or {}
+    longest = policy.max_ttl.ToNanoseconds() / 1e9 if policy.HasField("max_ttl") else _LONGEST_TTL
+    least = policy.min_ttl.ToNanoseconds() / 1e9 if policy.HasField("min_ttl") else 5.0
+    return ttl.Policy(
+        lowest=least,
+        highest=longest,
+        stale_share=policy.max_stale_fraction or 0.05,
+        active=policy.mode == cache_pb2.POLICY_MODE_ACTIVE,
+        paused=str(annotations.get(PAUSED, "false")).lower() not in ("false", "0", "no"),
+    )
+
+
+def _state(one: Object, in_force: float) -> State:
+    saved = one.status.get("tuner")
+    if isinstance(saved, dict) and saved:
+        try:
+            return State.from_status(saved)
+        except ValueError as error:
+            log.warning("tuner_not_read", resource=str(one.key), error=error)
+    return State(ttl=in_force)
+
+
+def _ready(decision: Decision, sample: ttl.Sample | NoData) -> Ready:
+    if isinstance(sample, NoData):
+        why = f"the policy holds as it is; it is not tuned: {sample.why}"
+        return Ready("True", "AppliedNotTuned", why)
+    return Ready("True", "Applied", f"{decision.reason}: {decision.message}")
+
+
+def _seconds(policy: cache_pb2.Policy) -> float | None:
+    return policy.ttl.ToNanoseconds() / 1e9 if policy.HasField("ttl") else None
+
+
+def _written(seconds: float) -> str:
+    """As Kubernetes writes it, in the largest units that are whole."""
+    for size, unit in ((86_400.0, "d"), (3600.0, "h"), (60.0, "m")):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:g}{unit}"
+    return f"{seconds:g}s"
