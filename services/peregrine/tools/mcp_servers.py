@@ -38,6 +38,9 @@ _NEED_SECONDS = 6.0
 _LIST_SECONDS = 300.0
 _LIST_AGAIN_SECONDS = 5.0
 _MAX_BACKGROUND = 256
+_PATIENCE_SECONDS = 1.0
+_BACK_OFF = 5
+_LONGEST_PAUSE_SECONDS = 30.0
 
 Keep = Callable[[str, str, bytes, Callable[[bytes], bytes]], Coroutine[Any, Any, None]]
 Headers = Mapping[str, str]
@@ -75,6 +78,8 @@ class Server:
         self._opening = asyncio.Lock()
         self._listing = asyncio.Lock()
         self._old_at = 0.0
+        self._trying_since: float | None = None
+        self._not_before = 0.0
         self._background: set[asyncio.Task[None]] = set()
 
     @property
@@ -120,6 +125,7 @@ class Server:
         """Asks for the list, opening a session if there is none. Does not raise but for
         cancellation: `problem` says what is wrong."""
         async with self._listing:
+            began = self._trying_since = time.monotonic()
             try:
                 session = await self._opened(_CONNECT_SECONDS)
                 listing = await session.list_tools(_CONNECT_SECONDS)
@@ -128,9 +134,22 @@ class Server:
                 self.problem = ""
             except ToolFailure as failure:
                 self.problem = failure.message
+                took = time.monotonic() - began
+                self._not_before = began + took + min(_BACK_OFF * took, _LONGEST_PAUSE_SECONDS)
             except PeregrineError as error:
                 self.problem = "what it offers could not be kept"
                 log.warning("mcp_listing_not_kept", server=self.declared.name, reason=error.reason)
+            finally:
+                self._trying_since = None
+
+    @property
+    def may_answer(self) -> bool:
+        """Whether to wait for it: not for long for one that is being tried, and after a failure not
+        for five times as long as that took, so that one that is away is in nobody's way."""
+        now = time.monotonic()
+        if self._trying_since is not None:
+            return now - self._trying_since < _PATIENCE_SECONDS
+        return now >= self._not_before
 
     async def approve(self) -> None:
         """Lets in what the declaration approves and the server said before."""
@@ -243,7 +262,7 @@ class Servers:
             for (whose, prefix), server in self._servers.items()
             if whose == tenant and (not wanted or any(_belongs(name, prefix) for name in wanted))
         ]
-        asked = [server for server in servers if server.pins is None]
+        asked = [server for server in servers if server.pins is None and server.may_answer]
         for server in servers:
             if server.pins is not None:
                 server.refresh_if_old()

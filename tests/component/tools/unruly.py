@@ -116,8 +116,7 @@ class Unruly:
                 return self._whole(writer, 200, packed, extra="Content-Encoding: gzip")
             case ["nested"]:
                 nested = b"[" * 100_000 + b"]" * 100_000
-                head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
-                writer.write(head + b"%d\r\n\r\n" % len(nested) + nested)
+                return self._whole(writer, 200, nested, "application/json")
             case ["trailing"]:
                 packed = gzip.compress(b"hello") + b"\0" * 2**20
                 return self._whole(writer, 200, packed, extra="Content-Encoding: gzip")
