@@ -80,9 +80,9 @@ class _Look:
         self.conditions: dict[str, Condition] = {}
         self.figures: dict[str, float] = {}
         self.hold = ""
-        self.state = state
+        self.state = replace(state)
         if state.replicas < 0:
-            self.state = replace(state, replicas=cluster.replicas, wanted=cluster.replicas)
+            self.state.replicas = self.state.wanted = cluster.replicas
         # Who does not scale goes by what it would have done.
         self.current = cluster.replicas if self.acts else self.state.wanted
 
@@ -105,9 +105,10 @@ class _Look:
             self.events.append(
                 Event("ExternalOverride", f"somebody changed replicas from {known} to {seen}")
             )
-            self._remember(override_until=self.now + OVERRIDE_HOLD)
+            self.state.override_until = self.now + OVERRIDE_HOLD
             if seen > known:
-                self._remember(floor=seen, floor_until=self.now + FLOOR_FOR)
+                self.state.floor = seen
+                self.state.floor_until = self.now + FLOOR_FOR
         held = self.acts and self.now < self.state.override_until
         self._condition(
             "ExternalOverride",
@@ -119,10 +120,11 @@ class _Look:
     def _notice_workers(self) -> None:
         ready, before = self.cluster.ready, self.state.ready
         if before and abs(ready - before) > 0.3 * before:
-            self._remember(settling_until=self.now + SETTLING)
+            self.state.settling_until = self.now + SETTLING
         unready = ready == 0 and self.cluster.replicas > 0
         since = self.state.unready_since or self.now
-        self._remember(ready=ready, unready_since=since if unready else 0.0)
+        self.state.ready = ready
+        self.state.unready_since = since if unready else 0.0
         self._lasting(
             "NoReadyPods",
             unready and self.now - since >= UNREADY_TOO_LONG,
@@ -147,9 +149,11 @@ class _Look:
     def _without_data(self, sample: NoData) -> tuple[int, str, str]:
         since = self.state.bad_since or self.now
         looks = self.state.bad_looks + 1
-        self._remember(
-            bad_since=since, bad_looks=looks, good_since=0.0, slow_looks=0, jump_seen=False
-        )
+        self.state.bad_since = since
+        self.state.bad_looks = looks
+        self.state.good_since = 0.0
+        self.state.slow_looks = 0
+        self.state.jump_seen = False
         self.hold = sample.reason
         reason = _NO_DATA[sample.reason]
         self._condition("MetricsAvailable", False, reason, sample.message)
@@ -163,12 +167,12 @@ class _Look:
     def _with_data(self, sample: Signals) -> tuple[int, str, str]:
         state = self.state
         gap = self.now - state.good_at > STABLE
-        self._remember(
-            bad_since=0.0,
-            bad_looks=0,
-            good_at=self.now,
-            good_since=state.good_since or self.now,
-            covered_since=self.now if gap and state.good_at else state.covered_since or self.now,
+        self.state.bad_since = 0.0
+        self.state.bad_looks = 0
+        self.state.good_at = self.now
+        self.state.good_since = (state.good_since or self.now) if sample.coverage >= 1 else 0.0
+        self.state.covered_since = (
+            self.now if gap and state.good_at else state.covered_since or self.now
         )
         self._condition("MetricsAvailable", True, "Read")
         self._lasting("Degraded", False, "")
@@ -176,11 +180,12 @@ class _Look:
         alarmed = self.now < self.state.panic_until
         panic = self._panics(fast)
         floor = self.state.floor if self.now < self.state.floor_until else 0
-        up = max(fast, stable, slow, floor)
-        # What the fast window says is no recommendation as long as it would not be followed.
-        followed = fast if panic or fast >= FAST_MARGIN * stable + 1 else stable
-        recommended = min(max(followed, stable, slow, floor, executed), self.pool.most)
-        self._remember(window=pool_state.remember(self.state.window, self.now, recommended))
+        sure = max(stable, slow, floor)
+        # What the fast window says is noise until it says much more.
+        clear = panic or fast >= FAST_MARGIN * max(self.current, stable) + 1
+        up = max(fast, sure) if clear else sure
+        recommended = min(max(up, executed), self.pool.most)
+        self.state.window = pool_state.remember(self.state.window, self.now, recommended)
         self.figures |= {"fast": fast, "stable": stable, "panic": float(panic)}
         summary = (
             f"{sample.demand_stable:.3g} calls/s (fast {sample.demand_fast:.3g}) of "
@@ -190,8 +195,8 @@ class _Look:
             self.hold = "unready"
             return self.current, "NoReadyPods", "no pod is ready; " + summary
         if up > self.current:
-            target, reason = self._raised(up, fast, max(stable, slow, floor), panic, alarmed)
-            if reason == "Load" and target <= slow and max(fast, stable, floor) < slow:
+            target, reason = self._raised(up, panic, alarmed)
+            if reason == "Load" and up == slow > max(stable, floor):
                 reason = "SlowQueue"
         else:
             target, reason = self._lowered(sample, panic)
@@ -202,7 +207,7 @@ class _Look:
         executed."""
         concurrency, ready = self.pool.concurrency, self.cluster.ready
         service = self._service(sample.service)
-        demand, queued = self._now(sample)
+        demand, queued = self._now(sample, service)
         load = Load(demand=demand, service=service, queued=queued, inflight=sample.inflight)
         extra = sizing.drain(load, profile=self.pool.tuning, concurrency=concurrency, ready=ready)
         at_least = load.offered if service > sizing.LONG_SERVICE else 0.0
@@ -221,23 +226,25 @@ class _Look:
             "coverage": sample.coverage,
         }
         idle = sample.demand_fast == sample.demand_stable == sample.queued == sample.inflight == 0
-        self._remember(
-            queued=sample.queued,
-            idle_since=(self.state.idle_since or self.now) if idle else 0.0,
-        )
+        self.state.queued = sample.queued
+        self.state.idle_since = (self.state.idle_since or self.now) if idle else 0.0
         return fast, stable, slow, executed
 
-    def _now(self, sample: Signals) -> tuple[float, float]:
+    def _now(self, sample: Signals, service: float) -> tuple[float, float]:
         """The demand and the queue at this moment, not half a scrape or half a window ago.
 
         What arrives is either started or queued: while the queue grows, its growth between two
-        looks and what is started are the demand of the last five seconds.
+        looks and what is started (by Little's law, what runs over the time it takes) are the
+        demand of the last five seconds.
         """
         growth = max(sample.queued - self.state.queued, 0.0)
         usual = sizing.USUAL_QUEUE * self.pool.concurrency * max(self.cluster.ready, 1)
-        demand = sample.demand_fast
-        if growth > usual:
-            demand = max(demand, sample.started_stable + growth / LOOK)
+        if growth <= usual:
+            return sample.demand_fast, sample.queued
+        started = sample.started_stable
+        if self.now >= self.state.settling_until:
+            started = max(started, sample.inflight / service)
+        demand = max(sample.demand_fast, started + growth / LOOK)
         return demand, sample.queued + growth * _SAMPLE_AGE / LOOK
 
     def _service(self, measured: float | None) -> float:
@@ -253,7 +260,8 @@ class _Look:
             factor = 2.0 ** min(passed / _SERVICE_DOUBLES_IN, 60.0)
             service = min(max(measured, known / factor), known * factor)
         if measured is not None or known:
-            self._remember(service=service, service_at=self.now)
+            self.state.service = service
+            self.state.service_at = self.now
         return service
 
     def _slow(self, sample: Signals, sized: int) -> int:
@@ -267,27 +275,24 @@ class _Look:
             and sized <= self.current
         )
         looks = self.state.slow_looks + 1 if slow else 0
-        self._remember(slow_looks=looks)
+        self.state.slow_looks = looks
         return self.cluster.ready + 1 if looks >= SLOW_LOOKS else 0
 
     def _panics(self, fast: int) -> bool:
         if fast >= PANIC * max(1, self.cluster.ready):
-            self._remember(panic_until=self.now + STABLE)
+            self.state.panic_until = self.now + STABLE
         return self.now < self.state.panic_until
 
-    def _raised(self, up: int, fast: int, sure: int, panic: bool, alarmed: bool) -> tuple[int, str]:
-        if not panic and sure <= self.current and fast < FAST_MARGIN * self.current + 1:
-            self._remember(jump_seen=False)
-            return self.current, "Steady"
+    def _raised(self, up: int, panic: bool, alarmed: bool) -> tuple[int, str]:
         limit = MAX_JUMP * max(self.current, 1)
         seen, far = self.state.jump_seen, up > limit
-        self._remember(jump_seen=far)
+        self.state.jump_seen = far
         if far and not (seen or alarmed):
             return limit, "Confirming"
         return up, "Panic" if panic else "Load"
 
     def _lowered(self, sample: Signals, panic: bool) -> tuple[int, str]:
-        self._remember(jump_seen=False)
+        self.state.jump_seen = False
         target = max(pool_state.most(self.state.window), self._least())
         if target >= self.current:
             return self.current, "Steady"
@@ -362,12 +367,10 @@ class _Look:
         elif write is not None and self.now - self.state.written_at < LOOK - _EARLY:
             write, target, self.hold = None, seen, "step"
         lowers = target < self.current
-        self._remember(
-            replicas=seen if write is None else write,
-            wanted=target,
-            written_at=self.state.written_at if write is None else self.now,
-            lowered_at=self.now if lowers else self.state.lowered_at,
-        )
+        self.state.replicas = seen if write is None else write
+        self.state.wanted = target
+        self.state.written_at = self.state.written_at if write is None else self.now
+        self.state.lowered_at = self.now if lowers else self.state.lowered_at
         if write is not None:
             kind = "ScaledUp" if write > seen else "ScaledDown"
             self.events.append(Event(kind, f"{seen} → {write} ({reason}): {message}"))
@@ -385,9 +388,6 @@ class _Look:
 
     # Bookkeeping.
 
-    def _remember(self, **changes: object) -> None:
-        self.state = replace(self.state, **changes)  # type: ignore[arg-type]  # names are fields
-
     def _condition(self, name: str, status: bool, reason: str, message: str = "") -> None:
         self.conditions[name] = Condition(status, reason, message)
 
@@ -396,9 +396,9 @@ class _Look:
         told = name in self.state.told
         if status and not told:
             self.events.append(Event(name, message, warning=True))
-            self._remember(told=(*self.state.told, name))
+            self.state.told = (*self.state.told, name)
         elif told and not status:
-            self._remember(told=tuple(one for one in self.state.told if one != name))
+            self.state.told = tuple(one for one in self.state.told if one != name)
         self._condition(name, status, name if status else "Not" + name, message if status else "")
 
 

@@ -34,9 +34,9 @@ def most(window: Window) -> int:
     return max((replicas for _, replicas in window), default=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class State:
-    """0 means never, or none, for every time and count."""
+    """0 means never, or none, for every time and count. A decision makes a new one."""
 
     replicas: int = -1
     """What the Deployment has to have if nobody else changed it; -1: not known."""

@@ -12,7 +12,9 @@ If half of the workers or more are there, what workers count is scaled up to all
 
 Demand is counted by callers, each call once, when they first ask: workers count a call again when
 it comes back after a refusal, and what waits with a caller until it may come back is queued as well
-as what waits at a worker. Where no caller counts, what arrived at the workers is taken. What
+as what waits at a worker. Where no caller counts, what arrived at the workers is taken; so it is
+where clearly more arrives than callers count and nothing was refused, because then somebody else
+calls, too. What
 the workers started is used only as a second opinion before shrinking, so that callers who are not
 scraped do not shrink a busy pool.
 """
@@ -31,6 +33,7 @@ MIN_COVERAGE = 0.5
 MIN_EXECUTIONS = 20
 """Executions in five minutes below which their mean time means nothing."""
 _ABSURD = 1e9
+_CLEARLY = 1.25
 
 _FRESH = f"peregrine_tool_slots and (time() - timestamp(peregrine_tool_slots) < {MAX_AGE:g})"
 
@@ -49,6 +52,7 @@ def _arrived(window: str) -> str:
 QUERIES: Mapping[str, str] = {
     **{f"demand_{window}": _demand(window) for window in ("10s", "15s", "60s")},
     **{f"arrived_{window}": _arrived(window) for window in ("10s", "15s", "60s")},
+    "shed_60s": "sum by (pool) (rate(peregrine_tool_shed_total[60s]))",
     "started_60s": "sum by (pool) (rate(peregrine_tool_started_total[60s]))",
     "busy_5m": "sum by (pool) (increase(peregrine_tool_exec_seconds_sum[5m]))",
     "executions_5m": "sum by (pool) (increase(peregrine_tool_exec_seconds_count[5m]))",
@@ -181,7 +185,8 @@ def _read(answers: Answers, fast: int, workers: int) -> Signals:
     seen = min(_one(vectors, "workers") / workers, 1.0)
     if seen < MIN_COVERAGE:
         raise _Unusable("coverage", f"{seen:.0%} of {workers} ready workers are seen")
-    if demand_fast is None or demand_stable is None:
+    if demand_fast is None or demand_stable is None or _others_call(vectors, demand_stable * seen):
+        called = False
         demand_fast = _one(vectors, f"arrived_{fast_window}") / seen
         demand_stable = _one(vectors, "arrived_60s") / seen
     busy, executions = _one(vectors, "busy_5m"), _one(vectors, "executions_5m")
@@ -196,6 +201,11 @@ def _read(answers: Answers, fast: int, workers: int) -> Signals:
         coverage=seen,
         by_callers=called,
     )
+
+
+def _others_call(vectors: _Vectors, counted: float) -> bool:
+    refused = _one(vectors, "shed_60s")
+    return refused == 0 and _one(vectors, "arrived_60s") > _CLEARLY * max(counted, 0.0) + 0.1
 
 
 def _one(vectors: _Vectors, name: str, *, least: float = 0.0) -> float:

@@ -38,6 +38,14 @@ class Fault:
     end: float
     part: float = 1.0
 
+    @property
+    def over(self) -> float:
+        """From when on data is good."""
+        if self.kind != "flapping":
+            return self.end
+        last = (self.end - self.start) // _FLAP
+        return self.end if last % 2 == 0 else self.start + last * _FLAP
+
     def on(self, now: float) -> bool:
         if not self.start <= now < self.end:
             return False
@@ -220,6 +228,7 @@ class Prometheus:
         five = self.increase(targets, (_BUSY, _DONE), 300.0, now)
         values: dict[str, float | None] = {
             "started_60s": minute[0] / 60 if minute else None,
+            "shed_60s": 0.0 if minute else None,
             "busy_5m": five[0] if five else None,
             "executions_5m": five[1] if five else None,
             "queued": self.instant(_QUEUED, now),
@@ -246,6 +255,8 @@ class Prometheus:
             return {
                 f"demand_{fast}s": quick[0] / fast if quick else None,
                 "demand_60s": slow[0] / 60 if slow else None,
+                # Nobody calls but who counts; the workers' own count is not worked out then.
+                "arrived_60s": 0.0,
             }
         quick = self.increase(self._targets(now), (_REQUESTS,), float(fast), now)
         return {
