@@ -29,7 +29,6 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
 from peregrine.kit import identity, telemetry
-from peregrine.kit.address import stays_here
 from peregrine.kit.context import ContextInterceptor, Door
 from peregrine.kit.errors import ErrorInterceptor, PeregrineError, StartRefused, Unavailable
 from peregrine.kit.options import server_options
@@ -346,11 +345,9 @@ class _Life:
 
 def refuse_open_address(settings: ServeSettings) -> None:
     """Raises StartRefused where identity is off and more than this machine could call."""
-    if not settings.auth_required and not stays_here(settings.listen):
-        raise StartRefused(
-            f"PEREGRINE_AUTH_REQUIRED is off, so {settings.listen} is not listened on: switch it "
-            "on, or set PEREGRINE_LISTEN to a loopback address or a Unix socket"
-        )
+    # Once more, for settings that were not read from variables.
+    for problem in ServeSettings.problems(settings):
+        raise StartRefused(str(problem))
 
 
 def _freeze() -> None:

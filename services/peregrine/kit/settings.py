@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from peregrine.kit.address import stays_here
+
 SECRETS_DIRECTORY = Path("/etc/peregrine/secrets")
 
 _METADATA = "peregrine.setting"
@@ -373,6 +375,17 @@ class ServeSettings:
         help="seconds that streams on an aged connection get to end; at least the longest stream",
     )
 
+    def problems(self) -> Sequence[Problem]:
+        if self.auth_required or stays_here(self.listen):
+            return ()
+        return (
+            Problem(
+                "PEREGRINE_AUTH_REQUIRED",
+                f"is off, so {self.listen} is not listened on",
+                "switch it on, or set PEREGRINE_LISTEN to a loopback address or a Unix socket",
+            ),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class InnerSettings(ServeSettings):
@@ -389,7 +402,7 @@ class InnerSettings(ServeSettings):
 
     def problems(self) -> Sequence[Problem]:
         if not self.auth_required or self.identity_keys is not None:
-            return ()
+            return super().problems()
         return (
             Problem(
                 "PEREGRINE_SECRET_IDENTITY_KEYS",

@@ -7,6 +7,7 @@ minutes at most: nothing can be revoked in a database that is away.
 Whatever is wrong with a credential, the caller is told the same; the log says what.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import hmac
@@ -30,7 +31,7 @@ from peregrine.kit.identity import (
 )
 from peregrine.kit.settings import Secret
 from peregrine.orchestrator import credentials
-from peregrine.orchestrator.keys import KeyStore
+from peregrine.orchestrator.keys import FoundKey, KeyStore
 from peregrine.orchestrator.tokens import Refused, Tokens
 
 EXCHANGE: Final = "/peregrine.api.identity.v1.IdentityService/ExchangeCredential"
@@ -38,6 +39,8 @@ BOOTSTRAP_USER: Final = Identity("default", "admin")
 _BELIEVED_SECONDS: Final = 10.0
 _OUTAGE_SECONDS: Final = 600.0
 _KNOWN: Final = 4096
+_LOOKUPS_AT_ONCE: Final = 3
+_TURN_SECONDS: Final = 2.0
 _NEVER: Final = float("inf")
 
 
@@ -69,6 +72,7 @@ class CredentialDoor:
         self._bootstrap = credentials.digest(bootstrap.reveal()) if bootstrap else None
         self._checked = checked
         self._clock = clock
+        self._turns = asyncio.Semaphore(_LOOKUPS_AT_ONCE)
         self._believed: Believed[Caller] = Believed(
             seconds=_BELIEVED_SECONDS, outage_seconds=_OUTAGE_SECONDS, size=_KNOWN, clock=clock
         )
@@ -120,7 +124,7 @@ class CredentialDoor:
         key_id = credentials.key_id_of(credential)
         if key_id is None:
             raise Refused("the key is malformed")
-        found = await self._keys.find(key_id)
+        found = await self._find(key_id)
         same = credentials.is_same(credential, found.secret_digest if found else None)
         if found is None or not same:
             raise Refused("the key is unknown, or its secret is another")
@@ -134,6 +138,20 @@ class CredentialDoor:
                 await self._keys.used(found.identity.tenant, key_id)
         ends = _NEVER if found.ends is None else found.ends
         return found.identity, scopes.expand(found.scopes.intersection(scopes.GRANTABLE)), ends
+
+    async def _find(self, key_id: str) -> FoundKey | None:
+        # A flood of guesses waits here, and not before the database that runs are written to.
+        try:
+            async with asyncio.timeout(_TURN_SECONDS):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise Unavailable(
+                "too many unknown keys are being looked up", reason="OVERLOADED", retry_after=1.0
+            ) from None
+        try:
+            return await self._keys.find(key_id)
+        finally:
+            self._turns.release()
 
     async def _by_token(self, credential: str) -> tuple[Identity, frozenset[str], float]:
         if self._tokens is None:

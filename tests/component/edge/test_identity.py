@@ -8,7 +8,7 @@ import pytest
 from peregrine.edge import answers, service
 from peregrine.edge.server import EdgeServer
 from peregrine.kit.context import Identity
-from peregrine.kit.errors import StartRefused
+from peregrine.kit.settings import SettingsError
 from tests.component.cli.fakes import Neighbours
 from tests.support.edge import edge
 from tests.support.fake_orchestrator import CONVERSATION, FakeOrchestrator
@@ -114,6 +114,6 @@ async def test_while_no_orchestrator_can_be_asked_nobody_is_taken_for_anybody(
 async def test_an_edge_that_asks_nobody_stays_on_this_machine(
     fake: FakeOrchestrator, listen: str
 ) -> None:
-    with pytest.raises(StartRefused, match="PEREGRINE_AUTH_REQUIRED is off"):
+    with pytest.raises(SettingsError, match="PEREGRINE_AUTH_REQUIRED: is off"):
         async with edge(orchestrator=fake.target, memory=fake.target, PEREGRINE_LISTEN=listen):
             pytest.fail("it listens")

@@ -1,10 +1,13 @@
 """JWTs: which are believed and whose they are; keys that rotate, go away and come back."""
 
 import json
+import os
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from peregrine.kit.context import Identity
@@ -13,6 +16,8 @@ from peregrine.orchestrator import jwks
 from peregrine.orchestrator.jwks import KeySet
 from peregrine.orchestrator.tokens import Refused, Tokens, user_of
 from tests.component.identity import forgeries
+from tests.support import stack
+from tests.support.edge import edge, parse
 from tests.support.eventually import eventually
 from tests.support.jwks import AUDIENCE, ISSUER, Issuer, all_kinds, pem, public, rsa_key, served
 
@@ -244,3 +249,49 @@ async def test_a_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
     path.write_text(json.dumps(issuer.document()))
     clock.now += 11
     assert (await reader.read(issuer.token("two")))[0].user == "ada"
+
+
+async def test_a_jwt_goes_all_the_way(migrated_dsn: str, redis_url: str) -> None:
+    """From the edge to a run that is remembered, and to nobody else's."""
+    issuer = Issuer(keys={"one": rsa_key()})
+    async with AsyncExitStack() as open_:
+        await open_.enter_async_context(served(issuer))
+        settings = {
+            "PEREGRINE_JWT_ISSUER": ISSUER,
+            "PEREGRINE_JWT_AUDIENCE": AUDIENCE,
+            "PEREGRINE_JWT_JWKS": issuer.url,
+        }
+        running = await open_.enter_async_context(
+            stack.in_process(
+                dsn=migrated_dsn, redis_url=redis_url, identity=True, environ=os.environ | settings
+            )
+        )
+        server = await open_.enter_async_context(
+            edge(
+                orchestrator=running.first.address,
+                memory=running.environ["PEREGRINE_MEMORY_TARGET"],
+                PEREGRINE_AUTH_REQUIRED="true",
+            )
+        )
+        http = await open_.enter_async_context(httpx.AsyncClient(base_url=server.url, timeout=20))
+
+        def shows(**claims: Any) -> dict[str, str]:
+            return {"Authorization": f"Bearer {issuer.token(**claims)}"}
+
+        applied = await http.get("/v1/agents", headers=shows(tenant="local", scope="read"))
+        assert [each["name"] for each in applied.json()["agents"]] == [stack.AGENT]
+        body = {"agent": stack.AGENT, "message": "What is 25 * 17?"}
+        looks = shows(tenant="local", sub="Auth0|Grace", scope="read")
+        refused = await http.post("/v1/runs", json=body, headers=looks)
+        assert (refused.status_code, refused.json()["reason"]) == (403, "SCOPE_MISSING")
+        assert 'scope="run"' in refused.headers["WWW-Authenticate"]
+        runs = shows(tenant="local", sub="Auth0|Grace", scope="openid run")
+        answer = await http.post("/v1/chat/stream", json=body, headers=runs)
+        assert parse(answer.content)[-1].data["run_finished"]["state"] == "RUN_STATE_SUCCEEDED"
+        found = (await http.get("/v1/conversations", headers=looks)).json()["conversations"]
+        assert len(found) == 1 and found[0]["version"] >= 2
+        for other in (shows(tenant="local"), shows(tenant="other", sub="Auth0|Grace")):
+            listed = (await http.get("/v1/conversations", headers=other)).json()
+            assert listed["conversations"] == []
+        late = await http.get("/v1/runs", headers=shows(exp=int(time.time()) - 60))
+        assert late.status_code == 401

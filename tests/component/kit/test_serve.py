@@ -197,7 +197,7 @@ async def test_a_unix_socket_serves_too(tmp_path: Path) -> None:
 )
 async def test_a_server_that_asks_nobody_who_he_is_stays_on_this_machine(listen: str) -> None:
     settings = InnerSettings(listen=listen, auth_required=False)
-    with pytest.raises(StartRefused, match="PEREGRINE_AUTH_REQUIRED is off") as refused:
+    with pytest.raises(StartRefused, match="PEREGRINE_AUTH_REQUIRED: is off") as refused:
         await server(settings=settings).start()
     assert "\n" not in str(refused.value)
 
