@@ -17,12 +17,14 @@ from benchmarks import rows
 from benchmarks.rows import Row
 from benchmarks.simulate.experiment import Experiment
 from benchmarks.simulate.pool import claims as pool
+from benchmarks.simulate.ttl import study as ttl
 
 # What is yielded besides rows is a table, shown as it comes.
 Simulation = Callable[[Experiment], Iterator[Row | RenderableType]]
 
 SIMULATIONS: dict[str, Simulation] = {
     "pool": pool.rows,
+    "ttl": ttl.rows,
 }
 SEEDS = 10
 _REPOSITORY = Path(__file__).resolve().parents[2]
