@@ -24,12 +24,11 @@ async def metrics() -> AsyncIterator[FakePrometheus]:
 def load(fake: FakePrometheus, *, rate: float, workers: int, service: float = 0.5) -> None:
     """`rate` calls a second that take `service` seconds each."""
     values = {
+        **dict.fromkeys(QUERIES, 0.0),
         **dict.fromkeys(("demand_10s", "demand_15s", "demand_60s", "started_60s"), rate),
         **dict.fromkeys(("arrived_10s", "arrived_15s", "arrived_60s"), rate),
         "busy_5m": rate * 300 * service,
         "executions_5m": rate * 300,
-        "queued": 0.0,
-        "waiting": 0.0,
         "inflight": rate * service,
         "workers": float(workers),
         "age": 2.0,
