@@ -58,6 +58,11 @@ class Settings(AccessSettings, PostgresSettings, RedisSettings):
         default="127.0.0.1:50053",
         help="gRPC target of the tools service",
     )
+    tools_pool: str = setting(
+        "PEREGRINE_TOOLS_POOL",
+        default="default",
+        help="name of the pool behind that target, as its workers have it; a label of metrics",
+    )
     memory_target: str = setting(
         "PEREGRINE_MEMORY_TARGET",
         default="127.0.0.1:50055",
@@ -132,7 +137,7 @@ async def build(
         )
         await event_log.start()
         stack.push_async_callback(event_log.close)
-        metrics = Metrics(registry)
+        metrics = Metrics(registry, tools_pool=settings.tools_pool)
         store = Store(database)
         agents = Agents(store, metrics)
         entry = await stack.enter_async_context(

@@ -27,7 +27,7 @@ _OVERHEAD_KINDS = frozenset(
 
 
 class Metrics:
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, *, tools_pool: str = "default") -> None:
         self.agents = AgentMetrics(registry)
         self.live = Gauge(
             "peregrine_runs_live", "Runs this process owns and works on", registry=registry
@@ -61,6 +61,26 @@ class Metrics:
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1),
             registry=registry,
         )
+
+        # What the autoscaler goes by: workers count a call again when it comes back.
+        self.tool_calls = Counter(
+            "peregrine_tool_calls_total",
+            "Tool calls, each once however often workers were asked",
+            ("pool",),
+            registry=registry,
+        ).labels(tools_pool)
+        self.tool_calls_cached = Counter(
+            "peregrine_tool_calls_cached_total",
+            "Tool calls that the cache answered",
+            ("pool",),
+            registry=registry,
+        ).labels(tools_pool)
+        self.tool_calls_waiting = Gauge(
+            "peregrine_tool_calls_waiting",
+            "Tool calls for which no worker had room and which wait to ask again",
+            ("pool",),
+            registry=registry,
+        ).labels(tools_pool)
 
     @contextmanager
     def at_work(self, agent: str, journal: Journal) -> Iterator[None]:

@@ -161,6 +161,7 @@ class ToolCalls:
             agent_id=self._plan.agent,
         )
         begun = time.monotonic()
+        self._metrics.tool_calls.inc()
         try:
             answer = await self._answered(request, registered)
         except errors.PeregrineError as error:
@@ -172,6 +173,8 @@ class ToolCalls:
             if answer.status == tools.TOOL_STATUS_IN_DOUBT or (repeated and unread):
                 raise InDoubt(call)
             result = self._translate(call, answer)
+            if result.cached:
+                self._metrics.tool_calls_cached.inc()
             self._record(call.tool, answer, begun, time.monotonic())
         self._metrics.tool_finished(self._plan.agent, call.tool, result, time.monotonic() - begun)
         return result
@@ -203,7 +206,8 @@ class ToolCalls:
                 if attempt == 2 * _OVERLOAD_TRIES or error.retry_after is None:
                     raise
                 if attempt % 2 == 0:
-                    await asyncio.sleep(min(error.retry_after, _OVERLOAD_MAX_DELAY))
+                    with self._metrics.tool_calls_waiting.track_inprogress():
+                        await asyncio.sleep(min(error.retry_after, _OVERLOAD_MAX_DELAY))
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _translate(self, call: common.ToolUse, answer: tools.ToolResult) -> pb.ToolCallFinished:
