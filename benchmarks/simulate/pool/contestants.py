@@ -17,7 +17,7 @@ from benchmarks.simulate.pool.workload import MEAN_SERVICE, Trace
 from benchmarks.simulate.pool.world import CONCURRENCY, LEAST, MOST, POD_START, Seen
 from peregrine_operator import autoscale, pool_state, signals, sizing, victims
 from peregrine_operator.scaling import Cluster, Decision, Pool
-from peregrine_operator.signals import Answered
+from peregrine_operator.signals import Answered, NoData, Signals
 
 
 def newest_first(seen: Seen, count: int, _: Callable[[Worker], int]) -> list[Worker]:
@@ -33,8 +33,6 @@ class Peregrine:
     restarts: Sequence[float] = ()
     period: float = autoscale.LOOK
     offset: float = 0.0
-    decisions: list[tuple[float, Decision]] | None = None
-    """Kept if there is a list to keep them in."""
     _status: dict[str, Any] = field(default_factory=dict)
     _running: bool = False
 
@@ -67,10 +65,14 @@ class Peregrine:
             pending_since=seen.pending_since,
         )
         decision = autoscale.decide(self.pool, state, cluster, sample, now=now)
-        if self.decisions is not None:
-            self.decisions.append((now, decision))
+        self.decided(cluster, sample, now, decision)
         self._status = decision.state.to_status()
         return decision.write
+
+    def decided(
+        self, cluster: Cluster, sample: Signals | NoData, now: float, decision: Decision
+    ) -> None:
+        """For who wants to look over its shoulder."""
 
     def victims(self, seen: Seen, count: int, inflight: Callable[[Worker], int]) -> list[Worker]:
         pods = {str(worker.number): worker for worker in seen.pods}
