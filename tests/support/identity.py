@@ -6,7 +6,7 @@
 import functools
 import os
 
-from peregrine.kit import identity, scopes
+from peregrine.kit import identity, keyring, scopes
 from peregrine.kit.context import Identity
 from peregrine.kit.settings import Secret
 
@@ -26,7 +26,7 @@ def asked_for() -> bool:
     return os.environ.get("PEREGRINE_TEST_IDENTITY", "") in ("on", "1", "true")
 
 
-def keys() -> identity.Keys:
+def keys() -> keyring.Keys:
     return identity.keys(Secret(KEYS_TEXT))
 
 

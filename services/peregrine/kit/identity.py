@@ -12,22 +12,25 @@ Keys come from the secret `IDENTITY_KEYS`, one line `kid:base64` each; the first
 A key is changed in three rollouts: the new one as the last line; then as the first; then alone.
 """
 
-import base64
-import binascii
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 import jwt
 import structlog
 
-from peregrine.kit import context, scopes
+from peregrine.kit import context, keyring, scopes
 from peregrine.kit.context import Caller, Door, Identity, OpenDoor
 from peregrine.kit.errors import Unauthenticated
-from peregrine.kit.settings import InnerSettings, Problem, Secret, SettingsError, secret_ref
+from peregrine.kit.keyring import Keys
+from peregrine.kit.settings import (
+    InnerSettings,
+    Secret,
+    SettingsError,
+    identity_keys_problem,
+    secret_ref,
+)
 
 IDENTITY_KEY: Final = "x-peregrine-identity"
 KEYS: Final = "IDENTITY_KEYS"
@@ -39,14 +42,8 @@ LEEWAY_SECONDS: Final = 30.0
 
 _AUDIENCE = "peregrine"
 _ALGORITHM = "HS256"
-_MIN_KEY_BYTES = 32
 _MAX_TOKEN = 4096
 _KNOWN_TOKENS = 8192
-_KEY_LINE = re.compile(r"([A-Za-z0-9_-]{1,32}):([A-Za-z0-9+/_-]+={0,2})")
-_REMEDY = (
-    f"give it lines kid:base64 with 32 random bytes or more each, in /etc/peregrine/secrets/"
-    f"{KEYS} or PEREGRINE_SECRET_{KEYS}"
-)
 
 log = structlog.get_logger(__name__)
 
@@ -67,69 +64,17 @@ def credentials_invalid(why: str, *, method: str) -> Unauthenticated:
     )
 
 
-@dataclass(frozen=True, repr=False)
-class Keys:
-    """Secrets by key id; the first signs."""
-
-    secrets: Mapping[str, bytes]
-
-    @property
-    def signing(self) -> tuple[str, bytes]:
-        return next(iter(self.secrets.items()))
-
-    def __repr__(self) -> str:
-        return f"Keys({', '.join(self.secrets)})"
-
-
 def keys(secret: Secret) -> Keys:
-    """Reads the text of `IDENTITY_KEYS`.
-
-    Raises:
-      SettingsError: a line is not kid:base64, a key is too short, or a kid comes twice.
-    """
-    found: dict[str, bytes] = {}
-    for number, line in enumerate(secret.reveal().split("\n"), start=1):
-        line = line.strip()
-        if not line:
-            continue
-        wrong = ""
-        parts = _KEY_LINE.fullmatch(line)
-        key = _decoded(parts[2]) if parts else None
-        if parts is None or key is None:
-            wrong = f"line {number} is not kid:base64"
-        elif len(key) < _MIN_KEY_BYTES:
-            wrong = f"the key in line {number} has fewer than {_MIN_KEY_BYTES} bytes"
-        elif parts[1] in found:
-            wrong = f"line {number} has a kid that was there before"
-        else:
-            found[parts[1]] = key
-        if wrong:
-            raise _unusable(wrong)
-    if not found:
-        raise _unusable("holds no key")
-    return Keys(found)
+    """Reads the text of `IDENTITY_KEYS`. Raises SettingsError."""
+    try:
+        return keyring.read(secret.reveal())
+    except ValueError as error:
+        raise SettingsError([identity_keys_problem(str(error))]) from None
 
 
 def keys_from(environ: Mapping[str, str]) -> Keys:
     """The keys of this process, by reference. Raises SettingsError when there are none."""
     return keys(secret_ref(KEYS, environ))
-
-
-def _decoded(text: str) -> bytes | None:
-    try:
-        return base64.b64decode(
-            text.rstrip("=").translate(_STANDARD) + "=" * (-len(text.rstrip("=")) % 4),
-            validate=True,
-        )
-    except (binascii.Error, ValueError):
-        return None
-
-
-_STANDARD = str.maketrans("-_", "+/")
-
-
-def _unusable(wrong: str) -> SettingsError:
-    return SettingsError([Problem(f"PEREGRINE_SECRET_{KEYS}", wrong, _REMEDY)])
 
 
 class Passed:
@@ -291,5 +236,5 @@ def door(settings: InnerSettings) -> Door:
 def keys_of(settings: InnerSettings) -> Keys:
     """The keys that the settings hold. Raises SettingsError."""
     if settings.identity_keys is None:
-        raise _unusable("is not set")
+        raise SettingsError([identity_keys_problem("is not set")])
     return keys(settings.identity_keys)

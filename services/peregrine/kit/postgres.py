@@ -477,7 +477,7 @@ def _calling(function: str, count: int, outcome: bool) -> str:
     )
 
 
-def _checked_user(tenant: str | AllTenants, user: str | None) -> str:
+def _checked_user(tenant: str | AllTenants | NoTenant, user: str | None) -> str:
     if user is None:
         call = context.current()
         known = call.identity if call is not None else None

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from peregrine.kit import keyring
 from peregrine.kit.address import stays_here
 
 SECRETS_DIRECTORY = Path("/etc/peregrine/secrets")
@@ -401,17 +402,24 @@ class InnerSettings(ServeSettings):
     )
 
     def problems(self) -> Sequence[Problem]:
-        if not self.auth_required or self.identity_keys is not None:
+        if not self.auth_required:
             return super().problems()
-        return (
-            Problem(
-                "PEREGRINE_SECRET_IDENTITY_KEYS",
-                "is not set",
-                "set it, or create /etc/peregrine/secrets/IDENTITY_KEYS, with a line kid:base64 of "
-                "32 random bytes (or switch identity off with PEREGRINE_AUTH_REQUIRED=false, on "
-                "loopback only)",
-            ),
-        )
+        if self.identity_keys is None:
+            return (identity_keys_problem("is not set"),)
+        try:
+            keyring.read(self.identity_keys.reveal())
+        except ValueError as error:
+            return (identity_keys_problem(str(error)),)
+        return ()
+
+
+def identity_keys_problem(wrong: str) -> Problem:
+    return Problem(
+        "PEREGRINE_SECRET_IDENTITY_KEYS",
+        wrong,
+        "give it (or the file /etc/peregrine/secrets/IDENTITY_KEYS) a line kid:base64 of 32 random "
+        "bytes; or switch identity off with PEREGRINE_AUTH_REQUIRED=false, on loopback only",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import jwt
 import pytest
 
-from peregrine.kit import bearer, context, identity, scopes
+from peregrine.kit import bearer, context, identity, keyring, scopes
 from peregrine.kit.context import Identity
 from peregrine.kit.errors import Unauthenticated
 from peregrine.kit.identity import LIFE_SECONDS, Signer, Verifier
@@ -31,7 +31,7 @@ def line(kid: str, byte: int, length: int = 32) -> str:
     return f"{kid}:{base64.b64encode(bytes([byte]) * length).decode()}"
 
 
-def of(*lines: str) -> identity.Keys:
+def of(*lines: str) -> keyring.Keys:
     return identity.keys(Secret("\n".join(lines)))
 
 
