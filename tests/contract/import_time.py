@@ -29,7 +29,7 @@ PLAIN = frozenset(
         # Lazy: the logger is made at its first use.
         "structlog.get_logger",
         # Declarations of kit.settings.
-        "setting", "settings.setting",
+        "setting", "settings.setting", "start_wait", "settings.start_wait",
     }
 )  # fmt: skip
 PLAIN_METHODS = frozenset({"encode", "format", "join", "split", "lower", "upper", "items", "keys",

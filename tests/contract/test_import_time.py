@@ -31,8 +31,11 @@ ALLOWED = {
             "ipaddress.IPv6Network",
             "ipaddress.ip_network",
             "referencing.Registry",
+            "httpx2.Timeout",
         }
     ),
+    # Queries and tables written out from constants.
+    "peregrine_operator": frozenset({"_arrived", "_demand", "fields", "middles"}),
     # A typer application is declared.
     "cli": frozenset({"typer.Typer", "typer.Option", "typer.Argument"}),
 }

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from peregrine.client import CacheClient, Identity
+from tests.support.delays import take
 
 
 async def main(target: str, callers: int, record: Path, seconds: float) -> None:
@@ -20,7 +21,7 @@ async def main(target: str, callers: int, record: Path, seconds: float) -> None:
 
     async def compute() -> bytes:
         note("started")
-        await asyncio.sleep(seconds)
+        await take(seconds)
         note("done")
         return b"value"
 
