@@ -1,9 +1,9 @@
 """Hit rates in virtual time: the cache's own rules for freshness and eviction on a trace.
 
-Where values live for a time t from when they were fetched, a key asked for r times a second is a hit
-rt/(1+rt) of the time. On this trace that is 75.8 % for an hour in the long run, and 75.2 % in 8 h
-from a cold start. What lies above it is served while it is renewed: values that are over by less
-than the policy's stale_while_revalidate, and say so.
+Where values live for a time t from when they were fetched, a key asked for r times a second is a
+hit rt/(1+rt) of the time. On this trace that is 75.8 % for an hour in the long run, and 75.2 % in
+8 h from a cold start. What lies above it is served while it is renewed: values that are over by
+less than the policy's stale_while_revalidate, and say so.
 """
 
 from collections import OrderedDict

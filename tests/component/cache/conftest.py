@@ -50,6 +50,7 @@ class Cache:
     """Calls of a cache service, and the parts around it."""
 
     stub: cache_pb2_grpc.CacheServiceStub
+    target: str
     registry: CollectorRegistry
     clock: Clock
     redis: RedisServer
@@ -189,6 +190,7 @@ async def replica(
     )
     return Cache(
         stub=cache_pb2_grpc.CacheServiceStub(channel),
+        target=server.address,
         registry=registry,
         clock=clock,
         redis=redis,
