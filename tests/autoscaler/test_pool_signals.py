@@ -2,6 +2,8 @@
 
 import math
 import random
+import re
+from pathlib import Path
 
 import pytest
 
@@ -139,3 +141,11 @@ def test_every_query_is_of_all_pools() -> None:
     for name, query in QUERIES.items():
         assert "by (pool" in query, name
         assert "{" not in query, name
+
+
+def test_what_is_asked_for_is_exported() -> None:
+    listed = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    exported = set(re.findall(r"^\| `(\w+)`", listed, re.MULTILINE))
+    for name, query in QUERIES.items():
+        for metric in re.findall(r"peregrine_\w+", query):
+            assert re.sub(r"_(sum|count|bucket)$", "", metric) in exported, name

@@ -73,7 +73,9 @@ def _step(played: Played, images: Path) -> None:
 
 def _sine(played: Played, images: Path) -> None:
     with plots.figure(
-        images / "autoscaling-sine.svg", panels=1, title="20 to 200 calls a second and back, every hour"
+        images / "autoscaling-sine.svg",
+        panels=1,
+        title="20 to 200 calls a second and back, every hour",
     ) as (panel,):
         times = [float(second) for second in range(0, int(SINE.seconds), 10)]
         panel.plot(
