@@ -33,7 +33,7 @@ async def tools(lab: Lab) -> AsyncIterator[Row]:
             changes.append(await _median(stub, lambda: _call("record_write", text="x")))
             repeated = _call("record_write", text="x")
             await stub.ExecuteTool(repeated, timeout=10)
-            again.append(await _median(stub, lambda repeated=repeated: repeated))
+            again.append(await _median(stub, _same(repeated)))
         yield Row(
             name="tools: a call that does nothing over a bare echo, p50",
             value=(median(nothing) - median(echoes)) * 1e3,
@@ -68,6 +68,10 @@ def _call(tool: str, *, priority: int = 0, **arguments: object) -> pb.ExecuteToo
     call = pb.ToolCall(tool=tool, priority=priority, idempotency_key=uuid.uuid4().hex)
     call.arguments.utf8 = f"{{{given}}}".encode()
     return pb.ExecuteToolRequest(call=call)
+
+
+def _same(request: pb.ExecuteToolRequest) -> Callable[[], pb.ExecuteToolRequest]:
+    return lambda: request
 
 
 def _json(value: object) -> str:

@@ -36,13 +36,15 @@ log = structlog.get_logger(__name__)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
     """`transient`: another try may go better. `broken`: the tool does not work, for its circuit.
-    `nothing_done`: it is certain that nothing was changed."""
+    `unfinished`: it had no time to show whether it does. `nothing_done`: it is certain that nothing
+    was changed."""
 
     reason: str
     words: str
     in_doubt: bool = False
     transient: bool = False
     broken: bool = False
+    unfinished: bool = False
     nothing_done: bool = False
 
 
@@ -71,6 +73,7 @@ def too_slow(definition: Definition, seconds: float) -> Failed:
         in_doubt=definition.leaves_doubt,
         # A caller who was in a hurry says nothing about the tool.
         broken=seconds >= definition.timeout * 0.9,
+        unfinished=True,
     )
 
 
@@ -80,6 +83,7 @@ def abandoned(definition: Definition) -> Failed:
         words=f"The tool {definition.name} was cancelled while it ran.",
         in_doubt=definition.leaves_doubt,
         transient=True,
+        unfinished=True,
     )
 
 

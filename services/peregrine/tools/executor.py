@@ -121,13 +121,15 @@ class Executor:
             outcome = await self._answer(tool, call, who, deadline)
         except ResourceExhausted:
             tool.stats.errors += 1
-            first = await self._first_outcome(call, who)
+            first = None
+            if tool.definition.effect is Effect.WRITE:
+                first = await self._first_outcome(call, who)
             if first is None:
                 raise
             return first
         if outcome.reason:
             tool.stats.errors += 1
-        if outcome.reason in _NOT_MADE:
+        if outcome.reason in _NOT_MADE and tool.definition.effect is Effect.WRITE:
             outcome = await self._first_outcome(call, who) or outcome
         return outcome
 
@@ -223,7 +225,8 @@ class Executor:
         while True:
             outcome = await self._perform_once(work)
             if outcome is None and work.keyed is not None:
-                outcome = await work.keyed.wait(work.deadline)
+                until = None if work.deadline is None else work.deadline - _ANSWER_SECONDS
+                outcome = await work.keyed.wait(until)
             if outcome is not None:
                 return outcome
 
@@ -310,7 +313,7 @@ class Executor:
         if timeout <= 0:
             self._admission.leave(lane)
             words = f"No time was left for the tool {work.call.tool}."
-            return Failed(reason="TOOL_TIMEOUT", words=words, nothing_done=True)
+            return Failed(reason="TOOL_TIMEOUT", words=words, nothing_done=True, unfinished=True)
         began = time.monotonic()
         work.context = ToolContext(
             tenant=work.who.tenant,
@@ -393,10 +396,12 @@ def _abandon(work: _Work) -> None:
 
 
 def _tell_circuit(tool: Registered, answer: Shown | Failed) -> None:
-    if isinstance(answer, Failed) and answer.broken:
+    if isinstance(answer, Shown) or not (answer.broken or answer.unfinished):
+        tool.circuit.succeeded()
+    elif answer.broken:
         tool.circuit.failed(timeout=answer.reason.endswith("_TIMEOUT"))
     else:
-        tool.circuit.succeeded()
+        tool.circuit.dropped()
 
 
 def _outcome(

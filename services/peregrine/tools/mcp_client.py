@@ -13,8 +13,7 @@ This module takes a second to import: import it when it is needed, in a thread.
 """
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,10 +22,11 @@ import anyio
 import httpcore
 import httpx2
 import structlog
-from mcp import Client, MCPError, StdioServerParameters
-from mcp.client.stdio import stdio_client
+from mcp import Client, MCPError
+from mcp.client.stdio import get_default_environment
 from mcp.client.streamable_http import streamable_http_client
 from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
+from mcp.shared.message import SessionMessage
 from mcp.types import (
     CONNECTION_CLOSED,
     INVALID_REQUEST,
@@ -36,10 +36,11 @@ from mcp.types import (
     TextContent,
     TextResourceContents,
     ToolListChangedNotification,
+    jsonrpc_message_adapter,
 )
 from pydantic import ValidationError
 
-from peregrine.tools import egress
+from peregrine.tools import egress, mcp_process
 from peregrine.tools.bodies import MAX_BYTES
 from peregrine.tools.definition import Output, ToolFailure, TransientFailure
 from peregrine.tools.mcp_listing import Offered
@@ -86,14 +87,47 @@ def process(command: Sequence[str], environment: Mapping[str, str]) -> Callable[
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Any]:
-        server = StdioServerParameters(
-            command=command[0], args=list(command[1:]), env=dict(environment)
-        )
-        with os.fdopen(os.open(os.devnull, os.O_WRONLY), "w") as nowhere:
-            async with stdio_client(server, errlog=nowhere) as streams:
-                yield streams
+        running = await mcp_process.start(command, get_default_environment() | dict(environment))
+        heard, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+        write, said = anyio.create_memory_object_stream[SessionMessage](0)
+
+        async def hear() -> None:
+            async with heard:
+                async for line in running.lines():
+                    await heard.send(_message(line))
+
+        async def say() -> None:
+            async with said:
+                async for each in said:
+                    json = each.message.model_dump_json(by_alias=True, exclude_unset=True)
+                    await running.send(json.encode())
+
+        async def until_lost(work: Callable[[], Awaitable[None]]) -> None:
+            try:
+                await work()
+            except (ConnectionError, *_LOST):
+                await heard.aclose()  # so that nobody waits for an answer
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(until_lost, hear)
+            group.start_soon(until_lost, say)
+            try:
+                yield read, write
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await running.stop()
+                for stream in (read, write, heard, said):
+                    stream.close()
+                group.cancel_scope.cancel()
 
     return opened
+
+
+def _message(line: bytes) -> SessionMessage | Exception:
+    try:
+        return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
+    except ValueError as error:
+        return error  # the session says what it thinks of it
 
 
 def http(

@@ -29,6 +29,7 @@ MAX_APPROVED = 512
 _NAME = re.compile(r"[^a-zA-Z0-9_-]")
 _MAX_NAME = 64
 _MAX_DESCRIPTION = 4 * 1024
+_BY_NAME = frozenset({"properties", "$defs", "definitions", "dependentSchemas"})
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -105,8 +106,12 @@ def described(tool: Offered) -> str:
 
 
 def schema(tool: Offered) -> bytes:
-    """Of the arguments, as JSON; an object, whatever the server says."""
-    return _canonical({**tool.input_schema, "type": "object"})
+    """Of the arguments, as JSON; an object, whatever the server says.
+
+    Without patterns: a regular expression of others can keep a worker busy for ever. The server
+    checks what it wants checked.
+    """
+    return _canonical({**_without_patterns(tool.input_schema), "type": "object"})
 
 
 def problems(
@@ -176,6 +181,26 @@ def _approved(pin: Pinned, approved: frozenset[str]) -> Pinned:
 
 def _plain(tool: Offered) -> dict[str, Any]:
     return {name: getattr(tool, name) for name in Offered.__slots__}
+
+
+def _without_patterns(schema: Any) -> Any:
+    match schema:
+        case dict():
+            return {
+                key: _named(value) if key in _BY_NAME else _without_patterns(value)
+                for key, value in schema.items()
+                if key not in ("pattern", "patternProperties")
+            }
+        case list():
+            return [_without_patterns(each) for each in schema]
+    return schema
+
+
+def _named(schemas: Any) -> Any:
+    """Schemas by the names of arguments, of which one may be "pattern"."""
+    if not isinstance(schemas, dict):
+        return schemas
+    return {name: _without_patterns(schema) for name, schema in schemas.items()}
 
 
 def _canonical(data: object) -> bytes:

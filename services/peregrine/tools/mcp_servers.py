@@ -20,6 +20,7 @@ from typing import Any
 import structlog
 
 from peregrine.api.tools.v1 import tools_pb2
+from peregrine.kit import context
 from peregrine.kit.context import Identity, with_identity
 from peregrine.kit.errors import PeregrineError
 from peregrine.kit.settings import Secret
@@ -33,12 +34,14 @@ from peregrine.tools.definition import (
 )
 from peregrine.tools.mcp_listing import Offered, Pinned
 
-_CONNECT_SECONDS = 10.0
-_NEED_SECONDS = 6.0
+_CONNECT_SECONDS = 20.0
+_LISTING_SECONDS = 7.0
+_CALL_SECONDS = 25.0
 _LIST_SECONDS = 300.0
 _LIST_AGAIN_SECONDS = 5.0
 _MAX_BACKGROUND = 256
 _PATIENCE_SECONDS = 1.0
+_MARGIN_SECONDS = 0.5
 _BACK_OFF = 5
 _LONGEST_PAUSE_SECONDS = 30.0
 
@@ -136,19 +139,21 @@ class Server:
                 self.problem = failure.message
                 took = time.monotonic() - began
                 self._not_before = began + took + min(_BACK_OFF * took, _LONGEST_PAUSE_SECONDS)
+            except (TypeError, ValueError, RecursionError):
+                self.problem = "what it says it offers cannot be read"
             except PeregrineError as error:
                 self.problem = "what it offers could not be kept"
                 log.warning("mcp_listing_not_kept", server=self.declared.name, reason=error.reason)
             finally:
                 self._trying_since = None
 
-    @property
-    def may_answer(self) -> bool:
-        """Whether to wait for it: not for long for one that is being tried, and after a failure not
-        for five times as long as that took, so that one that is away is in nobody's way."""
+    def may_answer(self, patience: float) -> bool:
+        """Whether to wait for it: not for one that has been tried for longer than `patience`, and
+        after a failure not for five times as long as that took, so that one that is away is in
+        nobody's way."""
         now = time.monotonic()
         if self._trying_since is not None:
-            return now - self._trying_since < _PATIENCE_SECONDS
+            return now - self._trying_since < patience
         return now >= self._not_before
 
     async def approve(self) -> None:
@@ -250,26 +255,36 @@ class Servers:
             server.pins = pins
             self._changed(server)
 
-    async def need(self, tenant: str, names: Iterable[str]) -> list[str]:
+    async def need(self, tenant: str, names: Iterable[str], *, to_call: bool = False) -> list[str]:
         """Makes sure that what the named tools are is known, as far as it can be found out now.
 
         Returns the names, with those of servers replaced by what they offer. Without any names all
-        servers of the tenant are meant.
+        servers of the tenant are meant. `to_call`: one of them is to be called, which is worth more
+        patience than a list.
         """
+        left = context.deadline_remaining()
+        patience = _CALL_SECONDS if to_call else _LISTING_SECONDS
+        if left is not None:
+            patience = min(patience, max(left - _MARGIN_SECONDS, 0.0))
         wanted = list(names)
         servers = [
             server
             for (whose, prefix), server in self._servers.items()
             if whose == tenant and (not wanted or any(_belongs(name, prefix) for name in wanted))
         ]
-        asked = [server for server in servers if server.pins is None and server.may_answer]
+        asked = [
+            server
+            for server in servers
+            if server.pins is None
+            and server.may_answer(_CALL_SECONDS if to_call else _PATIENCE_SECONDS)
+        ]
         for server in servers:
             if server.pins is not None:
                 server.refresh_if_old()
         if asked:
             tasks = [asyncio.create_task(server.discover()) for server in asked]
             try:
-                await asyncio.wait(tasks, timeout=_NEED_SECONDS)
+                await asyncio.wait(tasks, timeout=patience)
             finally:
                 for task in tasks:
                     self._closing.add(task)

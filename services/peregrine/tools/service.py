@@ -4,7 +4,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import grpc.aio
 
@@ -31,6 +31,12 @@ _MAX_REQUEST_ID = 128
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
+class Need(Protocol):
+    def __call__(
+        self, tenant: str, names: Iterable[str], *, to_call: bool = False
+    ) -> Awaitable[list[str]]: ...
+
+
 class ToolService(tools_pb2_grpc.ToolServiceServicer):
     def __init__(
         self,
@@ -40,7 +46,7 @@ class ToolService(tools_pb2_grpc.ToolServiceServicer):
         admission: Admission,
         applied: AppliedTools,
         check_tool: Callable[[tools_pb2.Tool, str], Violations],
-        need: Callable[[str, Iterable[str]], Awaitable[list[str]]],
+        need: Need,
     ) -> None:
         """`check_tool`: what is wrong with a declaration of a tenant. `need`: finds out what the
         named tools of a tenant are, as far as somebody else has to be asked for that."""
@@ -169,7 +175,7 @@ class ToolService(tools_pb2_grpc.ToolServiceServicer):
     async def _known(self, calls: Iterable[Call], tenant: str) -> None:
         unknown = [call.tool for call in calls if self._registry.get(call.tool, tenant) is None]
         if unknown:
-            await self._need(tenant, unknown)
+            await self._need(tenant, unknown, to_call=True)
 
     async def _execute_into(
         self, finished: "asyncio.Queue[tools_pb2.ToolResult]", call: Call
