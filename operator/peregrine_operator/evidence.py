@@ -89,8 +89,8 @@ class Point:
 class Evidence:
     """Counts with what is older weighing less. By place in the grid where they are tuples."""
 
-    since: float = 0.0
-    """Unix time at which watching began."""
+    newest: float = 0.0
+    """`time` of the last sample."""
     requests: float = 0.0
     misses: tuple[float, ...] = ()
     hit_ages: tuple[tuple[float, ...], ...] = ()
@@ -107,7 +107,7 @@ class Evidence:
         kept_changes = 0.0 if self.surprised(sample) else kept
         known = sample.requests if sample.requests is not None else 0.0
         return Evidence(
-            since=self.since or sample.time - sample.seconds,
+            newest=sample.time,
             requests=_short(kept * self.requests + sample.ghost_requests),
             misses=tuple(
                 _short(kept * old + sample.ghost_misses.get(ttl, 0.0))
@@ -145,7 +145,6 @@ class Evidence:
     def curve(
         self,
         *,
-        now: float,
         least: float,
         ttls: Sequence[float],
         rate: Rate,
@@ -159,7 +158,6 @@ class Evidence:
           least: requests seen below which a time to live is left out.
           byte_price: of a byte kept for a second.
         """
-        watched = now - self.since
         more = self.all_requests * SAMPLED - self.requests if self.all_requests > 0.0 else 0.0
         points = []
         for ttl, misses, hits in zip(ttls, self.misses, self.hit_ages, strict=True):
@@ -170,11 +168,13 @@ class Evidence:
             extra = max(more, misses - counted) * min(2.0 - 2.0 * misses / counted, 1.0)
             requests = counted + extra
             middles = changes.middles(ttl)[: len(hits)]
+            # Ghosts that were all fetched of late, as after a start, have not grown old yet. In the
+            # long run requests find every age up to the time to live equally often.
             likely, upper = (
-                # Ghosts that nobody has watched for their whole life have not grown old yet.
-                max(requests - misses, 0.0) * _uniformly(one * ttl)
-                if watched < ttl
-                else max(_stale(hits, middles, one) + extra * _uniformly(one * ttl), 0.0)
+                max(
+                    _stale(hits, middles, one) + extra * _uniformly(one * ttl),
+                    max(requests - misses, 0.0) * _uniformly(one * ttl),
+                )
                 for one in (rate.likely, rate.upper)
             )
             kept = misses * ttl * self.entry_bytes * byte_price
@@ -191,7 +191,7 @@ class Evidence:
 
     def to_status(self) -> dict[str, Any]:
         return {
-            "since": self.since,
+            "newest": self.newest,
             "requests": self.requests,
             "misses": list(self.misses),
             "hitAges": [list(row) for row in self.hit_ages],
@@ -207,7 +207,7 @@ class Evidence:
     def from_status(cls, status: Mapping[str, Any]) -> "Evidence":
         """Raises KeyError, TypeError or ValueError for what `to_status` did not write."""
         return cls(
-            since=_number(status["since"]),
+            newest=_number(status["newest"]),
             requests=_number(status["requests"]),
             misses=_numbers(status["misses"]),
             hit_ages=tuple(_numbers(row) for row in status["hitAges"]),
@@ -220,12 +220,15 @@ class Evidence:
         )
 
 
-def problem(sample: Sample, *, needed: Sequence[float], now: float, oldest: float) -> str:
+def problem(
+    sample: Sample, *, needed: Sequence[float], now: float, oldest: float, after: float
+) -> str:
     """Why nothing may be concluded from it; empty when all is well.
 
     Args:
       needed: the times to live of which there have to be ghosts.
       oldest: seconds of age beyond which it is not of now.
+      after: Unix time of the sample before, in which it must not have been contained.
     """
     for ttl in (*needed, *sample.ghost_misses, *sample.ghost_hit_ages):
         if ttl not in sample.ghost_misses or ttl not in sample.ghost_hit_ages:
@@ -249,6 +252,8 @@ def problem(sample: Sample, *, needed: Sequence[float], now: float, oldest: floa
         return "covers no time"
     if abs(now - sample.time) > oldest:
         return f"stale: {now - sample.time:.0f} s old"
+    if sample.time <= after:
+        return "stale: no scrape since the last decision"
     # Increases are extrapolated, each series by itself; more than that is no rounding.
     most = 1.05 * sample.ghost_requests + 1.0
     for ttl, misses in sample.ghost_misses.items():

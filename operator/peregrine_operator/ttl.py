@@ -66,16 +66,19 @@ def decide(
     if in_force != state.ttl:
         # Somebody else set it, or what was decided did not arrive: go on from there.
         state = replace(state, ttl=in_force, direction=0, agreed=0, shorter=0.0)
+    early = 0.0 <= now - state.time < _SOONEST
+    trouble = "" if early else _trouble(policy, state, sample, now)
+    if trouble:
+        state = replace(state, settled=0, direction=0, agreed=0)
     bounded = policy.within(in_force)
     if bounded != in_force and policy.active and not policy.paused:
         state = replace(state, direction=0, agreed=0, shorter=0.0)
         words = f"{in_force:g} s is outside {policy.lowest:g} s to {policy.highest:g} s"
         return _moved(policy, state, bounded, Reason.OUT_OF_BOUNDS, words, now)
-    if 0.0 <= now - state.time < _SOONEST:
+    if early:
         return _stays(state, Reason.TOO_EARLY, "the last decision is less than a minute old")
-    if trouble := _trouble(policy, sample, now, in_force):
-        held = replace(state, settled=0, direction=0, agreed=0)
-        return _stays(held, Reason.NO_DATA, f"no data to decide by ({trouble}); nothing changes")
+    if trouble:
+        return _stays(state, Reason.NO_DATA, f"no data to decide by ({trouble}); nothing changes")
     assert isinstance(sample, Sample)  # noqa: S101 - NoData is a trouble
     state = _learnt(policy, state, sample, now)
     known = state.evidence
@@ -94,7 +97,6 @@ def decide(
             f"{known.requests:.0f} sampled requests and {compared:.0f} comparisons are too few",
         )
     points = known.curve(
-        now=now,
         least=_ENOUGH_REQUESTS,
         ttls=policy.grid,
         rate=rate,
@@ -105,11 +107,12 @@ def decide(
     return _judged(policy, state, points, rate, now)
 
 
-def _trouble(policy: Policy, sample: Sample | NoData, now: float, in_force: float) -> str:
+def _trouble(policy: Policy, state: State, sample: Sample | NoData, now: float) -> str:
     if isinstance(sample, NoData):
         return sample.why
-    needed = [ttl for ttl in policy.grid if ttl <= max(in_force, evidence.FIRST)]
-    return evidence.problem(sample, needed=needed, now=now, oldest=_OLDEST)
+    needed = [ttl for ttl in policy.grid if ttl <= max(state.ttl, evidence.FIRST)]
+    after = state.evidence.newest
+    return evidence.problem(sample, needed=needed, now=now, oldest=_OLDEST, after=after)
 
 
 def _learnt(policy: Policy, state: State, sample: Sample, now: float) -> State:

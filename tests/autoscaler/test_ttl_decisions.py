@@ -184,6 +184,15 @@ def test_when_values_change_much_more_often_what_was_learnt_before_is_dropped() 
     assert decision.reason is Reason.EMERGENCY
 
 
+def test_the_same_scrape_again_is_no_data() -> None:
+    tuning = Tuning(ttl_=20.0)
+    first = sample(now=NOW + ttl.TICK)
+    assert tuning.tick(first).reason is Reason.AGREEING
+    again = tuning.tick(first)
+    assert (again.reason, again.apply) == (Reason.NO_DATA, False)
+    assert "stale: no scrape since" in again.message
+
+
 def test_more_often_than_once_a_minute_changes_nothing() -> None:
     tuning = Tuning(ttl_=1280.0)
     tuning.tick()
@@ -261,7 +270,7 @@ def test_stale_while_revalidate_only_as_far_as_the_bound_allows() -> None:
     assert Tuning(ttl_=80.0, stale_share=0.03, lowest=80.0).tick().while_revalidate == 0.0
 
 
-def test_ghosts_that_were_not_watched_for_long_enough_count_as_grown_old() -> None:
+def test_ghosts_that_were_all_fetched_of_late_count_as_grown_old() -> None:
     tuning = Tuning(ttl_=80.0)
     tuning.state = State(ttl=80.0)
     young = sample(change_every=14400.0, compared=1000.0, compared_at=80.0)

@@ -1,7 +1,6 @@
 """Samples as Prometheus would give them, made from a namespace that is written down in a line."""
 
 import math
-from dataclasses import replace
 
 from peregrine_operator import changes, evidence, ttl
 from peregrine_operator.changes import BUCKETS, Ages
@@ -76,18 +75,13 @@ def policy(**given: float | bool) -> Policy:
     return Policy(**chosen)  # type: ignore[arg-type] # floats and booleans by name
 
 
-def grown(state: State, *, hours: float = 12.0) -> State:
-    """The same, watched for so long already."""
-    return replace(state, evidence=replace(state.evidence, since=NOW - hours * 3600.0))
-
-
 class Tuning:
     """Tick after tick, with what a restart would read as all that is remembered."""
 
     def __init__(self, *, ttl_: float, **given: float | bool) -> None:
         self.policy = policy(**given)
         self.ttl = ttl_
-        self.state = grown(State(ttl=ttl_))
+        self.state = State(ttl=ttl_)
         self.now = NOW
         self.decisions: list[Decision] = []
 

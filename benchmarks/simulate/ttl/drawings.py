@@ -36,14 +36,16 @@ def _over_time(path: Path, results: Sequence[Result]) -> None:
         above.set_title("seconds to live; dotted: the best static one in hindsight, bounded")
         below.axhline(STALE_SHARE, color=plots.NEED, linewidth=1.0, linestyle="--")
         below.set_title("share of stale answers, ten minutes; dashed: the bound")
-        below.set_ylim(0.0, 0.12)
+        below.set_ylim(0.0, 0.10)
         below.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
         below.set_xlabel("minutes")
         for axes in (above, below):
             axes.axvspan(STEP / _MINUTE, END / _MINUTE, color="#f2f2f2", zorder=0)
-        top = above.get_ylim()[1]
-        above.text(STEP / _MINUTE + 1, top, "weather changes 8 times as often", va="top", size=8)
-        above.text(END / _MINUTE + 1, top, "prices 10 times less", va="top", size=8)
+        above.set_ylim(4.0, 90_000.0)
+        above.text(
+            STEP / _MINUTE + 1, 75_000.0, "weather changes\n8 times as often", va="top", size=8
+        )
+        above.text(END / _MINUTE + 1, 75_000.0, "prices change\n10 times less", va="top", size=8)
         below.legend(ncols=4, loc="upper left")
 
 

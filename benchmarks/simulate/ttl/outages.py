@@ -23,6 +23,7 @@ class Outages:
     """How far the kinds are rotated."""
     last: Sample | None = None
     minute: int = 0
+    """Of the outage."""
 
     def at(self, time: float) -> str:
         """Which kind; empty when all is well."""
@@ -32,12 +33,13 @@ class Outages:
         return KINDS[(int(number) + self.turn) % len(KINDS)]
 
     def __call__(self, sample: Sample) -> Sample | NoData:
-        self.minute += 1
         kind = self.at(sample.time - EPOCH)
         if not kind:
-            self.last = sample
+            self.last, self.minute = sample, 0
             return sample
-        return _SPOIL[kind](self, sample)
+        spoilt = _SPOIL[kind](self, sample)
+        self.minute += 1
+        return spoilt
 
 
 def _down(_: Outages, __: Sample) -> NoData:

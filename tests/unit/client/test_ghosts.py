@@ -6,7 +6,7 @@ import tracemalloc
 from bisect import bisect_left
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peregrine.client import _ghosts as ghosts
@@ -34,6 +34,7 @@ class OneCache:
             self.fetched[key] = now
 
 
+@settings(deadline=None)
 @given(requests)
 def test_every_time_to_live_is_counted_as_a_cache_of_its_own(
     history: list[tuple[str, float, bool]],
@@ -59,6 +60,7 @@ def test_every_time_to_live_is_counted_as_a_cache_of_its_own(
         assert counts == expected
 
 
+@settings(deadline=None)
 @given(requests)
 def test_a_longer_time_to_live_never_misses_more_and_all_requests_are_accounted_for(
     history: list[tuple[str, float, bool]],
