@@ -70,6 +70,7 @@ class Policies:
         self._metrics = metrics
         self._clock = clock
         self._held: dict[str, cache_pb2.Policy] | None = None
+        self._away: PeregrineError | None = None
         self._listed_at = 0.0
         self._ticked_at = 0.0
         self._again: dict[str, tuple[int, float]] = {}
@@ -101,9 +102,9 @@ class Policies:
         try:
             with context.bind(retries=0):
                 self._held = {each.namespace: each async for each in self._cache.list_policies()}
-            self._listed_at = now
+            self._listed_at, self._away = now, None
         except PeregrineError as error:
-            self._held = None
+            self._held, self._away = None, error
             log.warning("policies_not_listed", reason=error.reason, error=error.message)
 
     async def _guarded(self, one: Object, work: Callable[[], Awaitable[str]]) -> None:
@@ -155,10 +156,14 @@ class Policies:
             await self._say(one, Ready("False", "Invalid", problems))
             return "refused"
         generation, until = self._again.get(one.uid, (-1, 0.0))
-        if self._held is None or (generation == one.generation and now < until):
+        applied = one.status.get("applied") or {}
+        if self._held is None:
+            if self._away is not None and applied.get("generation") != one.generation:
+                raise self._away
+            return "unchanged"
+        if generation == one.generation and now < until:
             return "unchanged"
         held = self._held.get(namespace)
-        applied = one.status.get("applied") or {}
         fresh = applied.get("generation") == one.generation and FINALIZER in one.finalizers
         if fresh and held is not None and held.version == applied.get("version"):
             return "unchanged"

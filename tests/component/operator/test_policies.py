@@ -201,3 +201,14 @@ async def test_bad_data_changes_no_time_to_live(
             metrics.answers[newest] = [({"ns": NAMESPACE}, minutes.now - 600.0)]
         assert await minutes.minute() == "HeldNoData"
     assert caches.policies[NAMESPACE].ttl.seconds == 1800
+
+
+async def test_a_cache_that_is_away_from_the_start_is_told(
+    api: ApiServer, caches: Caches, start: Start
+) -> None:
+    caches.failing = Unavailable("not now", reason="POSTGRES_UNAVAILABLE")
+    await api.apply(policy(ttl="30m"))
+    async with start():
+        await eventually(lambda: api.ready(POLICY) == ("False", "PostgresUnavailable"))
+        caches.failing = None
+        await eventually(lambda: api.ready(POLICY)[0] == "True", timeout=20)
