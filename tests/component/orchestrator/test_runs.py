@@ -366,6 +366,9 @@ async def test_the_agents_metrics_count_a_run(peregrine: Stack) -> None:
             sample("ai_agent_requests_total", labels) == 1
             and sample("ai_tool_executions_total", tools) == 1
             and sample("ai_agent_memory_usage_bytes", {"agent_id": stack.AGENT}) == 0
+            and sample("peregrine_tool_calls_total", {"pool": "default"}) == 1
+            and sample("peregrine_tool_calls_cached_total", {"pool": "default"}) == 0
+            and sample("peregrine_tool_calls_waiting", {"pool": "default"}) == 0
         )
 
     await eventually(counted)
