@@ -17,7 +17,7 @@ _ROUNDS = 8
 _CALLS = 60
 _CONCURRENT = 50
 _RATED = 2_000
-_WAITING = 400
+_WAITING = 150
 _HIGH, _LOW = 50, -50
 
 
@@ -30,8 +30,8 @@ async def tools(lab: Lab) -> AsyncIterator[Row]:
         for _ in range(_ROUNDS):
             echoes.append(await echo.sample(_CALLS))
             nothing.append(await _median(stub, lambda: _call("noop")))
-            changes.append(await _median(stub, lambda: _call("record_write", text="x")))
-            repeated = _call("record_write", text="x")
+            changes.append(await _median(stub, lambda: _call("slow_write", seconds=0)))
+            repeated = _call("slow_write", seconds=0)
             await stub.ExecuteTool(repeated, timeout=10)
             again.append(await _median(stub, _same(repeated)))
         yield Row(
@@ -105,10 +105,10 @@ async def _rate(stub: rpc.ToolServiceStub) -> float:
 
 
 async def _waits(stub: rpc.ToolServiceStub) -> dict[int, float]:
-    """The median wait by priority, of calls that come at once and take 5 ms each."""
+    """The median wait by priority, of calls that come at once and take 50 ms each."""
 
     async def one(priority: int) -> tuple[int, float]:
-        call = _call("sleep", priority=priority, seconds=0.005)
+        call = _call("sleep", priority=priority, seconds=0.05)
         response = await stub.ExecuteTool(call, timeout=30)
         return priority, response.result.queue_time.ToNanoseconds() / 1e9
 

@@ -72,7 +72,7 @@ async def http_server(state: Path, port: int) -> AsyncIterator[asyncio.subproces
         return True
 
     try:
-        await eventually(answers, timeout=30)
+        await eventually(answers, timeout=90)
         yield process
     finally:
         if process.returncode is None:

@@ -91,7 +91,7 @@ async def over_http(example: str, module: str, *options: str) -> AsyncIterator[t
         return True
 
     try:
-        await eventually(answers, timeout=30)
+        await eventually(answers, timeout=90)
         yield f"http://127.0.0.1:{port}/mcp", process
     finally:
         if process.returncode is None:
