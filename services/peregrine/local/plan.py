@@ -28,7 +28,7 @@ _ONLY_FOR: Mapping[str, frozenset[str]] = {
     "PEREGRINE_POSTGRES_DSN": frozenset(
         {"orchestrator", "memory", "tools", "llm-gateway", "cache"}
     ),
-    "PEREGRINE_REDIS_URL": frozenset({"orchestrator", "llm-gateway"}),
+    "PEREGRINE_REDIS_URL": frozenset({"orchestrator", "llm-gateway", "cache"}),
     "PEREGRINE_CACHE_REDIS_URL": frozenset({"cache"}),
     "PEREGRINE_SQL_TOOL_DSN": frozenset({"tools"}),
     # One process's address is of no use to the next; here each service gets its own.

@@ -1,4 +1,4 @@
-"""Policies: in force at once for what is there, everywhere within a second, after a restart, too."""
+"""Policies: in force at once for what is there, everywhere within a second, and after a start."""
 
 import asyncio
 from contextlib import AsyncExitStack

@@ -49,7 +49,8 @@ WHO = st.sampled_from([ADA, BOB, OTHER_ADA])
 SCOPES = st.sampled_from([USER, TENANT])
 NAMESPACES = st.sampled_from(["one", "two"])
 NAMES = st.just("a")
-TAGS = st.sampled_from(["red", "blue"])
+TAGS = {"one": ["red", "round"], "two": ["blue"]}
+TARGETS = st.sampled_from(["key", "tag", "namespace"])
 REPLICAS = st.sampled_from([0, 1])
 TTLS = st.sampled_from([2.0, 30.0, 300.0])
 
@@ -179,7 +180,6 @@ class Life(RuleBasedStateMachine):
         namespace=NAMESPACES,
         name=NAMES,
         ttl=TTLS,
-        tags=st.lists(TAGS, max_size=2, unique=True),
         leased=st.booleans(),
     )
     def somebody_begins_to_compute(
@@ -190,7 +190,6 @@ class Life(RuleBasedStateMachine):
         namespace: str,
         name: str,
         ttl: float,
-        tags: list[str],
         leased: bool,
     ) -> None:
         one = key(name, scope, namespace)
@@ -205,7 +204,9 @@ class Life(RuleBasedStateMachine):
             answer = self.world.run(self.replicas[at].get(one, who))
             epoch, token = answer.epoch, 0
         _, value = self.truth_of(place).values[-1]
-        self.pending.append(Pending(at, who, one, value, self.clock(), epoch, token, tags, ttl))
+        self.pending.append(
+            Pending(at, who, one, value, self.clock(), epoch, token, TAGS[namespace], ttl)
+        )
 
     @rule(
         at=REPLICAS,
@@ -213,12 +214,11 @@ class Life(RuleBasedStateMachine):
         scope=SCOPES,
         namespace=NAMESPACES,
         ttl=TTLS,
-        tags=st.lists(TAGS, max_size=2, unique=True),
     )
     def somebody_computes_and_everybody_reads(
-        self, at: int, who: Identity, scope: Any, namespace: str, ttl: float, tags: list[str]
+        self, at: int, who: Identity, scope: Any, namespace: str, ttl: float
     ) -> None:
-        self.somebody_begins_to_compute(at, who, scope, namespace, "a", ttl, tags, False)
+        self.somebody_begins_to_compute(at, who, scope, namespace, "a", ttl, False)
         self.it_is_stored(True)
         self.everybody_reads(namespace)
 
@@ -255,21 +255,25 @@ class Life(RuleBasedStateMachine):
         except grpc.aio.AioRpcError as error:
             assert error.code() is grpc.StatusCode.ABORTED, error
 
-    @rule(at=REPLICAS, who=WHO, scope=SCOPES, namespace=NAMESPACES, name=NAMES)
-    def a_key_is_made_untrue(
-        self, at: int, who: Identity, scope: Any, namespace: str, name: str
+    @rule(at=REPLICAS, who=WHO, scope=SCOPES, namespace=NAMESPACES, by=TARGETS)
+    def somebody_writes_and_everybody_reads(
+        self, at: int, who: Identity, scope: Any, namespace: str, by: str
     ) -> None:
-        place = self.place(who, scope, namespace, name)
-        self.make_untrue(at, who, lambda each: each == place, key=key(name, scope, namespace))
+        """The truth changes, and the writer makes untrue what was."""
+        place = self.place(who, scope, namespace, "a")
+        self.the_truth_changes(who, scope, namespace, "a")
 
-    @rule(at=REPLICAS, who=WHO, namespace=NAMESPACES)
-    def a_namespace_is_made_untrue(self, at: int, who: Identity, namespace: str) -> None:
-        self.make_untrue(
-            at,
-            who,
-            lambda each: each[0] == who.tenant and each[2] == namespace,
-            namespace=namespace,
-        )
+        def in_namespace(each: Place) -> bool:
+            return each[0] == who.tenant and each[2] == namespace
+
+        if by == "key":
+            one = key("a", scope, namespace)
+            self.make_untrue(at, who, lambda each: each == place, key=one)
+        elif by == "tag":
+            self.make_untrue(at, who, in_namespace, tag=TAGS[namespace][-1])
+        else:
+            self.make_untrue(at, who, in_namespace, namespace=namespace)
+        self.everybody_reads(namespace)
 
     def make_untrue(
         self, at: int, who: Identity, covers: Callable[[Place], bool], **target: Any
