@@ -153,7 +153,7 @@ def test_a_secret_goes_only_to_who_uses_it(overlay: str) -> None:
     stored = {"orchestrator", "tools", "cache", "memory", "migrate"}
     assert users == {
         "postgres-dsn": stored,
-        "redis-logs-url": {"orchestrator"},
+        "redis-logs-url": {"orchestrator", "cache"},
         "redis-cache-url": {"cache"},
     }
 

@@ -138,7 +138,7 @@ async def build(
         reaching(
             settings, registry=metrics_registry, secret=lambda name: lending.lend(name, environ)
         ) as reach,
-        _kept_results(settings, metrics) as results,
+        _kept_results(settings, metrics, metrics_registry) as results,
     ):
         await check_schema(database, "tools", MIGRATIONS)
         knowledge = Knowledge(database)
@@ -221,11 +221,15 @@ def run(environ: Mapping[str, str]) -> int:
 
 
 @asynccontextmanager
-async def _kept_results(settings: Settings, metrics: ToolMetrics) -> AsyncIterator[Results | None]:
+async def _kept_results(
+    settings: Settings, metrics: ToolMetrics, registry: CollectorRegistry
+) -> AsyncIterator[Results | None]:
     if settings.cache_target is None:
         yield None
         return
-    async with CacheClient(settings.cache_target, near_bytes=settings.near_cache_bytes) as cache:
+    async with CacheClient(
+        settings.cache_target, near_bytes=settings.near_cache_bytes, registry=registry
+    ) as cache:
         metrics.near_cache(lambda: cache.near_bytes, lambda: cache.near_evictions)
         results = Results(cache=cache, on_unstored=metrics.unstored)
         try:
