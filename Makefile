@@ -22,7 +22,7 @@ run: $(VENV)/.runtime ## Start Peregrine here: stores, services, examples; Ctrl-
 .PHONY: test
 test: static ## Run everything that must be true (under 10 minutes on two cores)
 	@echo "==> tests"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: check
 check: static ## Check format, lint, types and contract
