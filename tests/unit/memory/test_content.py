@@ -97,7 +97,7 @@ def test_page_tokens_give_back_their_key() -> None:
         "!!!!",
         "é",
         pages.after_position(5),
-        pages.after_conversation(datetime.now(UTC), UUID(int=1))[:-4],
+        pages.after_conversation(datetime(2026, 11, 22, tzinfo=UTC), UUID(int=1))[:-4],
         "Y/////////////////////////////////",
     ],
 )
