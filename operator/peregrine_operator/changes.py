@@ -27,6 +27,8 @@ BUCKETS = len(EDGES) + 1
 _LOWEST_RATE, _HIGHEST_RATE = 1e-10, 10.0
 # One-sided 95 %.
 _SIGMAS = 1.64
+# Comparisons that have faded to less than this are none.
+_FADED = 1e-6
 # Nothing seen in so many means below three in so many, with 95 %.
 _NONE_SEEN = 3.0
 ENOUGH_CHANGED = 5.0
@@ -103,7 +105,7 @@ def rate(changed: Ages, unchanged: Ages, *, about: float = math.inf) -> Rate | N
     differing, same = changed.spread(nearby), unchanged.spread(nearby)
     seen = math.fsum(count for _, count in differing)
     compared = seen + math.fsum(count for _, count in same)
-    if compared <= 0.0:
+    if compared < _FADED:
         return None
     still = math.fsum(age * count for age, count in same)
     likely = _solve(differing, still)

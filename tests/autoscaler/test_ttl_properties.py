@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peregrine_operator import changes, evidence, ttl
-from peregrine_operator.changes import Ages
+from peregrine_operator.changes import BUCKETS, Ages
 from peregrine_operator.evidence import Sample
 from peregrine_operator.ttl import Decision, NoData, Policy, Reason, State
 from tests.autoscaler.ttl_samples import NOW, ages, sample
@@ -262,3 +262,8 @@ def test_what_is_known_halves_every_quarter_of_an_hour() -> None:
     later = known.plus(empty, ttls=ttls, passed=900.0)
     assert later.requests == pytest.approx(known.requests / 2)
     assert later.changed.count() == pytest.approx(known.changed.count() / 2, rel=1e-5)
+
+
+def test_comparisons_that_have_faded_to_nothing_say_nothing() -> None:
+    least = Ages((math.ulp(0.0), *(0.0,) * (BUCKETS - 1)), 0.0)
+    assert changes.rate(Ages(), least, about=5.0) is None

@@ -107,7 +107,10 @@ class Cache:
         return answer
 
     async def invalidate(self, who: Identity = ADA, **target: Any) -> int:
-        answer = await self.call("Invalidate", cache_pb2.InvalidateRequest(**target), who)
+        request = cache_pb2.InvalidateRequest(**target)
+        answer = await self.stub.Invalidate(
+            request, metadata=signed(who), timeout=20, wait_for_ready=True
+        )
         return int(answer.sequence)
 
     async def apply(
