@@ -114,7 +114,10 @@ class _Look:
             "ExternalOverride",
             held,
             "ReplicasChanged" if held else "NoOverride",
-            f"held for {OVERRIDE_HOLD:g} s after somebody changed replicas" if held else "",
+            f"somebody changed replicas: held for {OVERRIDE_HOLD:g} s. To keep a number, pause the "
+            "pool or change its bounds"
+            if held
+            else "",
         )
 
     def _notice_workers(self) -> None:
@@ -128,21 +131,28 @@ class _Look:
         self._lasting(
             "NoReadyPods",
             unready and self.now - since >= UNREADY_TOO_LONG,
-            f"none of {self.cluster.replicas} pods has become ready in {UNREADY_TOO_LONG:g} s",
+            f"none of {self.cluster.replicas} pods has become ready in {UNREADY_TOO_LONG:g} s: "
+            "nothing is scaled until one is; look at their Events and logs",
         )
         pending = self.cluster.pending_since
         self.blocked = pending is not None and self.now - pending > PENDING_TOO_LONG
         self._lasting(
             "CapacityBlocked",
             self.blocked,
-            f"a pod has had no node for more than {PENDING_TOO_LONG:g} s; not asking for more",
+            f"a pod has had no node for more than {PENDING_TOO_LONG:g} s: no more are asked for; "
+            "add nodes, or lower maxReplicas or what a pod requests",
         )
 
     def _notice_conflict_and_pause(self) -> None:
         conflict, pause = self.cluster.conflict, self.cluster.pause
-        self._lasting("Conflicted", bool(conflict), f"{conflict} scales the same target")
+        self._lasting(
+            "Conflicted",
+            bool(conflict),
+            f"{conflict} scales the same target: nothing is written; delete it to have it scaled "
+            "here, or let it follow peregrine_tool_pool_desired_replicas",
+        )
         paused = pause.stops or pause.scale_in or pause.scale_out
-        self._condition("Paused", paused, "Annotated" if paused else "NotPaused", pause.problem)
+        self._condition("Paused", paused, "Annotated" if paused else "NotPaused", pause.words)
 
     # Without data: hold, and after a while go to the fallback if that is more.
 
@@ -343,7 +353,12 @@ class _Look:
         if not certain:
             bounded = max(bounded, current)
         limited = bounded < target
-        self._condition("ScalingLimited", limited, "TooManyReplicas" if limited else "WithinBounds")
+        self._condition(
+            "ScalingLimited",
+            limited,
+            "TooManyReplicas" if limited else "WithinBounds",
+            f"{target} workers are wanted, maxReplicas is {pool.most}" if limited else "",
+        )
         if bounded != target:
             target, reason = bounded, "AtMost" if limited else "AtLeast"
         if self.acts and self.now < self.state.override_until:

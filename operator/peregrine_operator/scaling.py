@@ -78,6 +78,25 @@ class Pause:
     def stops(self) -> bool:
         return self.everything or self.replicas is not None
 
+    @property
+    def words(self) -> str:
+        """What is not done, and what to take away to have it done again; empty: nothing."""
+        if self.problem:
+            return f"{self.problem}: nothing is written"
+        if self.everything:
+            return f"nothing is written while spec.pause or {PREFIX}paused is true"
+        if self.replicas is not None:
+            return f"held at {self.replicas} while {PREFIX}paused-replicas is there"
+        stopped = [
+            f"nothing is {what} while {PREFIX}{name} is true"
+            for name, what, paused in (
+                ("paused-scale-in", "taken away", self.scale_in),
+                ("paused-scale-out", "added", self.scale_out),
+            )
+            if paused
+        ]
+        return "; ".join(stopped)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
