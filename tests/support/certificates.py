@@ -1,7 +1,7 @@
-"""A certificate for localhost that nobody but the test trusts."""
+"""Certificates that nobody but the test trusts."""
 
 import datetime
-import ipaddress
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -9,11 +9,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def self_signed() -> tuple[bytes, bytes]:
-    """(the key, the certificate), PEM; for `localhost` and 127.0.0.1."""
+def self_signed(host: str = "localhost") -> tuple[bytes, bytes]:
+    """(the key, the certificate), PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -23,7 +22,7 @@ def self_signed() -> tuple[bytes, bytes]:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
     )
@@ -33,3 +32,11 @@ def self_signed() -> tuple[bytes, bytes]:
         serialization.NoEncryption(),
     )
     return pem, certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def files(directory: Path, host: str = "localhost") -> tuple[str, str]:
+    """The paths of a certificate and its key."""
+    paths = directory / "certificate.pem", directory / "key.pem"
+    for path, pem in zip(paths, reversed(self_signed(host)), strict=True):
+        path.write_bytes(pem)
+    return str(paths[0]), str(paths[1])

@@ -2,36 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
-from peregrine.cache import main
 from peregrine.client import CacheClient, Identity, cached
 from peregrine.kit import context
 from peregrine.kit.errors import NotFound, Unauthenticated
-from peregrine.kit.settings import Secret
 
 ADA, BOB, OTHER = Identity("acme", "ada"), Identity("acme", "bob"), Identity("umbrella", "ada")
 
 
 @pytest.fixture
-async def cache(migrated_dsn: str, redis_url: str) -> AsyncIterator[CacheClient]:
-    settings = main.Settings(
-        auth_required=False,
-        listen="127.0.0.1:0",
-        postgres_dsn=Secret(migrated_dsn),
-        cache_redis_url=Secret(redis_url),
-        redis_timeout_seconds=1.0,
-        postgres_timeout_seconds=1.0,
-    )
-    async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(main.build(settings))
-        await stack.enter_async_context(server)
-        await server.serving()
+async def cache(address: str) -> AsyncIterator[CacheClient]:
+    async with CacheClient(address, entry_timeout=2.0) as client:
         with context.with_identity(ADA):
-            yield await stack.enter_async_context(CacheClient(server.address, entry_timeout=2.0))
+            yield client
 
 
 class Calls(list[Any]):

@@ -12,38 +12,13 @@ from pathlib import Path
 import pytest
 
 from peregrine.api.cache.v1 import cache_pb2 as pb
-from peregrine.cache import main
 from peregrine.client import CacheClient, CacheKey, Identity
 from peregrine.kit import context
 from peregrine.kit.errors import NotFound
-from peregrine.kit.settings import Secret
 from tests.support.eventually import eventually
-from tests.support.proxy import FaultProxy, fault_proxy
+from tests.support.proxy import FaultProxy
 
 ADA, BOB = Identity("acme", "ada"), Identity("acme", "bob")
-
-
-@pytest.fixture
-async def stack(migrated_dsn: str) -> AsyncIterator[AsyncExitStack]:
-    # Before the database goes, whoever uses it.
-    async with AsyncExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-async def proxy(migrated_dsn: str, redis_url: str, stack: AsyncExitStack) -> FaultProxy:
-    settings = main.Settings(
-        auth_required=False,
-        listen="127.0.0.1:0",
-        postgres_dsn=Secret(migrated_dsn),
-        cache_redis_url=Secret(redis_url),
-        redis_timeout_seconds=1.0,
-        postgres_timeout_seconds=1.0,
-    )
-    server = await stack.enter_async_context(main.build(settings))
-    await stack.enter_async_context(server)
-    await server.serving()
-    return await stack.enter_async_context(fault_proxy(server.address))
 
 
 @pytest.fixture

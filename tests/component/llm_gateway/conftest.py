@@ -1,7 +1,5 @@
 """The gateway in this process, behind real gRPC, in front of the real simulator."""
 
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -15,6 +13,7 @@ from peregrine.kit.channel import ChannelPool
 from peregrine.llm_gateway.main import Settings, build
 from peregrine.simulator.main import Simulator, SimulatorSettings
 from peregrine.simulator.record import Record
+from tests.support import certificates
 from tests.support.eventually import eventually
 
 MODEL = "claude-sonnet-5-5"
@@ -61,23 +60,7 @@ StartGateway = Callable[..., Any]
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Files of a certificate for localhost and its key."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("no openssl on the path to make a certificate with")
-    directory = tmp_path_factory.mktemp("tls")
-    certificate, key = str(directory / "cert.pem"), str(directory / "key.pem")
-    subprocess.run(
-        [
-            *(openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
-            *("-nodes", "-days", "2", "-subj", "/CN=localhost"),
-            *("-addext", "subjectAltName=DNS:localhost"),
-            *("-keyout", key, "-out", certificate),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=30,
-    )
-    return certificate, key
+    return certificates.files(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture

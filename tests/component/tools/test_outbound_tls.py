@@ -1,9 +1,7 @@
 """HTTPS: the checked address below, the name of the URL above; HTTP/2 where it is spoken."""
 
 import asyncio
-import shutil
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 from peregrine.tools import egress, outbound
 from peregrine.tools.definition import ToolFailure
 from peregrine.tools.outbound import Outbound, Request
+from tests.support import certificates
 from tests.support.eventually import eventually
 from tests.support.ports import free_port
 
@@ -25,23 +24,7 @@ NAME = "secure.example"
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Files of a certificate for the name and its key."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("no openssl on the path to make a certificate with")
-    folder = tmp_path_factory.mktemp("tls")
-    certificate, key = str(folder / "cert.pem"), str(folder / "key.pem")
-    subprocess.run(
-        [
-            *(openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
-            *("-nodes", "-days", "2", "-subj", f"/CN={NAME}"),
-            *("-addext", f"subjectAltName=DNS:{NAME}"),
-            *("-keyout", key, "-out", certificate),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=30,
-    )
-    return certificate, key
+    return certificates.files(tmp_path_factory.mktemp("tls"), NAME)
 
 
 @pytest.fixture
