@@ -7,6 +7,7 @@ the first outcome, or says that nobody knows, and then so does the run.
 """
 
 import asyncio
+import random
 import time
 import uuid
 from collections.abc import Mapping
@@ -23,8 +24,11 @@ from peregrine.orchestrator.upstream import Upstream, to_proto
 from peregrine.orchestrator.waterfall import Recorder
 
 _PARALLEL = 16
-_OVERLOAD_TRIES = 3
-_OVERLOAD_MAX_DELAY = 5.0
+# How long a call may be without a place: new workers are there long before. Whoever is told to come
+# back asks two workers, comes back when told or a little later, and not ever more often.
+_ROOM_SECONDS = 60.0
+_WORKERS_ASKED = 2
+_LONGEST_DELAY = 5.0
 # A worker that was lost during a call: others are asked, and its ledger entry runs out after 3 s.
 _LOST_TRIES = 4
 _LOST_DELAY = 0.25
@@ -198,17 +202,25 @@ class ToolCalls:
     async def _admitted(
         self, request: tools.ToolCall, registered: tools.RegisteredTool
     ) -> tools.ToolResult:
-        """Asks another worker when one has no room, and again after the delay that it was told."""
-        for attempt in range(1, 2 * _OVERLOAD_TRIES + 1):
+        """Asks another worker when one has no room, and again after the delay that it was told, for
+        as long as the run has time: a pool that grows fails nobody."""
+        left = context.deadline_remaining()
+        until = time.monotonic() + min(_ROOM_SECONDS, _ROOM_SECONDS if left is None else left)
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 return await self._upstream.execute_tool(request, registered)
             except errors.ResourceExhausted as error:
-                if attempt == 2 * _OVERLOAD_TRIES or error.retry_after is None:
+                if error.retry_after is None:
                     raise
-                if attempt % 2 == 0:
-                    with self._metrics.tool_calls_waiting.track_inprogress():
-                        await asyncio.sleep(min(error.retry_after, _OVERLOAD_MAX_DELAY))
-        raise AssertionError("unreachable: the last attempt returns or raises")
+                if attempt % _WORKERS_ASKED:
+                    continue
+                delay = min(error.retry_after, _LONGEST_DELAY) * random.uniform(1.0, 1.5)
+                if time.monotonic() + delay >= until:
+                    raise
+            with self._metrics.tool_calls_waiting.track_inprogress():
+                await asyncio.sleep(delay)
 
     def _translate(self, call: common.ToolUse, answer: tools.ToolResult) -> pb.ToolCallFinished:
         succeeded = answer.status == tools.TOOL_STATUS_SUCCEEDED
