@@ -19,6 +19,7 @@ from benchmarks import rows
 from benchmarks.lab import Lab
 from benchmarks.measurements import (
     cache,
+    cache_outage,
     calls,
     crowd,
     eager,
@@ -44,6 +45,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "eager": eager.eager,
     "log": logs.logs,
     "cache": cache.cache,
+    "outage": cache_outage.outages,
     "tools": tools.tools,
     "crowd": crowd.crowd,
     "readers": readers.readers,

@@ -3,10 +3,12 @@
 Closed, calls go through. When several in a row failed, it opens: from then on callers ask `open`
 and go on without it, at no cost. Nobody's call is spent on finding out whether it is back: a task
 of the breaker's own asks every half second and closes it on the first answer. That task lives only
-while the breaker is open.
+while the breaker is open, and in a context of its own: the deadline of the call that opened it must
+not be that of all probes.
 """
 
 import asyncio
+import contextvars
 import random
 from collections.abc import Awaitable, Callable
 
@@ -54,7 +56,9 @@ class Breaker:
         if self.open or self._failures < self._limit:
             return
         self._turn(open_=True)
-        self._healing = asyncio.create_task(self._heal(), name=f"{self._name}-breaker")
+        self._healing = asyncio.create_task(
+            self._heal(), name=f"{self._name}-breaker", context=contextvars.Context()
+        )
 
     async def close(self) -> None:
         """Ends the task, if there is one. The breaker stays as it is."""

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from peregrine.kit import context
 from peregrine.kit.breaker import Breaker
 from tests.support.eventually import eventually
 
@@ -95,3 +96,16 @@ async def test_closing_it_ends_its_task(peer: Peer, breaker: Breaker) -> None:
         breaker.failed()
     await breaker.close()
     assert len(asyncio.all_tasks()) == 1
+
+
+async def test_it_probes_without_the_deadline_of_the_call_that_opened_it(peer: Peer) -> None:
+    async def in_time() -> bool:
+        peer.changes.append(context.deadline_remaining() is not None)
+        return True
+
+    breaker = Breaker(name="peer", probe=in_time, failures=1, interval=0.005)
+    with context.bind(timeout=0.001):
+        breaker.failed()
+    await eventually(lambda: not breaker.open)
+    assert peer.changes == [False]
+    await breaker.close()
