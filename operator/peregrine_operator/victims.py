@@ -4,13 +4,19 @@ A ReplicaSet deletes pods that are not ready first, then those of the lowest del
 newest. Victims are chosen by what the workers themselves say runs on them at this moment, and get a
 cost below all others; workers at work get one above. It is a hint, and others may write it too (the
 annotation is best effort by its definition), so every worker drains safely whether it was chosen or
-not. Only costs that change are written, and only just before the scale is.
+not. Only costs that change are written, and only just before the scale is. A second annotation says
+which costs are ours, so that those of the survivors are taken away again (a cost that has grown
+stale would choose the next victim) and what others wrote stays.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
+OURS = "peregrine.dev/pod-deletion-cost"
+"""The cost that we wrote; where it differs from the other, somebody else wrote since."""
+STALE_AFTER = 120.0
+"""Seconds after the last scale-in; while a pool shrinks step by step, each step says anew."""
 VICTIM = -1000
 _BUSY = 10
 _MOST = 2**31 - 1
@@ -28,6 +34,12 @@ class Worker:
     """Executions, asked of the worker itself; None: it did not answer."""
     cost: int = 0
     """What the annotation says now."""
+
+
+def annotations(cost: int | None) -> dict[str, str | None]:
+    """What says this cost on a pod, or takes it away."""
+    text = None if cost is None else str(cost)
+    return {ANNOTATION: text, OURS: text}
 
 
 def choose(workers: Iterable[Worker], count: int) -> list[Worker]:
@@ -48,7 +60,7 @@ def choose(workers: Iterable[Worker], count: int) -> list[Worker]:
 
 
 def costs(workers: Sequence[Worker], victims: Iterable[Worker], *, now: float) -> Mapping[str, int]:
-    """The annotations to write, by pod; what stands there already is not written again."""
+    """The costs to write, by pod, victims first; what stands there already is not written again."""
     chosen = {victim.name for victim in victims}
     wanted: dict[str, int] = {}
     for worker in workers:
@@ -61,4 +73,4 @@ def costs(workers: Sequence[Worker], victims: Iterable[Worker], *, now: float) -
         # The cost of a busy worker grows with its age; that it is busy is all that matters.
         if cost != worker.cost and not (cost > 0 and worker.cost > 0):
             wanted[worker.name] = cost
-    return wanted
+    return dict(sorted(wanted.items(), key=lambda item: item[1]))

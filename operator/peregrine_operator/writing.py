@@ -82,7 +82,7 @@ class Writer:
         """Makes `status` the whole status. Raises Gone, ApiError."""
         if status == one.status:
             return one
-        whole = {**dict.fromkeys(one.status), **status}
+        whole = _merging(one.status, status)
         # The uid, so that a resource of the same name that came since is not told of the other.
         body = {"metadata": {"uid": one.uid}, "status": whole}
         return await self._patch(one, body, status=True)
@@ -162,6 +162,18 @@ class Writer:
                 self._view.remove(one)
             return
         self._view.put(view.read(one.key.kind, body))
+
+
+def _merging(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes `after` of `before` when it is merged: all of it, and null for what goes, however
+    deep, because a merge keeps what it is not told of."""
+    merged = dict.fromkeys(before)
+    for key, value in after.items():
+        known = before.get(key)
+        if isinstance(known, Mapping) and isinstance(value, Mapping):
+            value = _merging(known, value)
+        merged[key] = value
+    return merged
 
 
 def instant(time: float) -> str:

@@ -173,13 +173,18 @@ TOOL_POOL = Kind(
         column("Current", ".status.currentReplicas", "integer"),
         column("Desired", ".status.desiredReplicas", "integer"),
         column("Mode", ".spec.mode"),
+        column("Profile", ".spec.profile", priority=1),
+        column("Scaled", ".status.lastScaleTime", "date", priority=1),
         *READY,
     ),
     status={
         **CONDITIONS,
-        "currentReplicas": _COUNT,
-        "desiredReplicas": _COUNT,
-        "lastScaleTime": _TIME,
+        "currentReplicas": {"description": "What the Deployment is to have.", **_COUNT},
+        "desiredReplicas": {
+            "description": "What it should have, whoever scales it; without data, what it has.",
+            **_COUNT,
+        },
+        "lastScaleTime": {"description": "When the operator last wrote the scale.", **_TIME},
         "lastDecision": _decision(),
         "autoscaler": _STATE,
     },
@@ -187,6 +192,15 @@ TOOL_POOL = Kind(
         (
             "self.minReplicas <= self.maxReplicas",
             "minReplicas must not be more than maxReplicas (minReplicas is 2 unless it is given)",
+        ),
+        (
+            "self.fallback == 0 || "
+            "(self.minReplicas <= self.fallback && self.fallback <= self.maxReplicas)",
+            "fallback must be between minReplicas and maxReplicas, or 0",
+        ),
+        (
+            "!self.scaleToZero || self.minReplicas == 0",
+            "scaleToZero needs minReplicas 0 (minReplicas is 2 unless it is given)",
         ),
     ),
 )
@@ -231,8 +245,12 @@ CACHE_POLICY = Kind(
             "maxLength": 32,
             "description": "The time to live in force.",
         },
-        "recommendedTtl": {"type": "string", "maxLength": 32},
-        "lastChangeTime": _TIME,
+        "recommendedTtl": {
+            "type": "string",
+            "maxLength": 32,
+            "description": "Where the next step would lead; in Observe it is not taken.",
+        },
+        "lastChangeTime": {"description": "When the time to live was last changed.", **_TIME},
         "lastDecision": _decision(),
         "tuner": _STATE,
     },

@@ -52,6 +52,7 @@ RIGHT: dict[str, Any] = {
     "spec.mcp": {"command": ["server"]},
     "spec.python": {"function": "a:b"},
     "spec.minReplicas": 1,
+    "spec.fallback": 3,
 }
 
 
@@ -235,6 +236,8 @@ def placed(kind: str, path: str, value: Any) -> dict[str, Any]:
         }
         if keys == ["mcp", "url"]:
             spec["mcp"] = {}
+    if keys == ["scaleToZero"]:
+        spec["minReplicas"] = 0
     place = spec
     for key in keys[:-1]:
         place = place.setdefault(key, {})

@@ -172,7 +172,7 @@ TOOL_POOL: tuple[Entry, ...] = (
         "minReplicas",
         "min_replicas",
         "integer",
-        "Never fewer pods than these.",
+        "Never fewer pods than these; 0 means 1 unless scaleToZero is on.",
         Bounds(least=0, most=10_000),
         2,
     ),
@@ -214,6 +214,31 @@ TOOL_POOL: tuple[Entry, ...] = (
         "Observe: only says what it would do. Direct: does it.",
         Bounds(choices=("Observe", "Direct"), length=7),
         "Observe",
+    ),
+    Entry(
+        "expectedService",
+        "expected_service",
+        "duration",
+        "How long one execution takes, until enough were measured to know.",
+        Bounds(least=0.001, most=3600),
+        "1s",
+    ),
+    Entry(
+        "fallback",
+        "fallback",
+        "integer",
+        "At least so many pods when nothing has been known of the load for two minutes; it never "
+        "takes pods away. 0: as many as there are.",
+        Bounds(least=0, most=10_000),
+        0,
+    ),
+    Entry(
+        "scaleToZero",
+        "scale_to_zero",
+        "boolean",
+        "No pods after a quarter of an hour without a call; the next call waits for one to start. "
+        "Needs minReplicas 0.",
+        default=False,
     ),
     Entry("pause", "pause", "boolean", "Scales nothing while it is true.", default=False),
 )

@@ -62,7 +62,7 @@ class ResourceError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolPool:
-    """How the operator scales one Deployment of tool workers. Waits are seconds."""
+    """How the operator scales one Deployment of tool workers. Times are seconds."""
 
     name: str
     deployment: str
@@ -72,6 +72,9 @@ class ToolPool:
     wait_objective: float = 0.5
     profile: str = "balanced"
     mode: str = "Observe"
+    expected_service: float = 1.0
+    fallback: int = 0
+    scale_to_zero: bool = False
     pause: bool = False
 
 
@@ -254,6 +257,10 @@ def _tool_pool(reading: Reading, name: str, spec: object) -> ToolPool | None:
     pool = ToolPool(name=name, **values)
     if pool.min_replicas > pool.max_replicas:
         reading.problem("spec.minReplicas", "is more than spec.maxReplicas")
+    if pool.fallback and not pool.min_replicas <= pool.fallback <= pool.max_replicas:
+        reading.problem("spec.fallback", "is not between spec.minReplicas and spec.maxReplicas")
+    if pool.scale_to_zero and pool.min_replicas > 0:
+        reading.problem("spec.scaleToZero", "needs spec.minReplicas 0")
     return pool
 
 
