@@ -27,7 +27,7 @@ def traced(times: list[float], changes: list[float]) -> Trace:
 
 @pytest.fixture(scope="module")
 def mixed() -> list[Result]:
-    return [play(Case(namespace=one, seed=1)) for one in workloads.mixed()]
+    return [play(Case(namespace=one, seed=1, outages=True)) for one in workloads.mixed()]
 
 
 def test_tuned_costs_less_than_any_fixed_time_to_live_and_alex(mixed: list[Result]) -> None:
@@ -55,9 +55,10 @@ def test_nobody_is_cheaper_than_who_knows_the_future(mixed: list[Result]) -> Non
         assert result.run.outcome.cost >= least
 
 
-def test_half_hours_of_every_kind_of_bad_data_change_nothing() -> None:
-    for namespace in workloads.mixed()[:2]:
-        run = play(Case(namespace=namespace, seed=1, outages=True)).run
+def test_half_hours_of_every_kind_of_bad_data_change_nothing(mixed: list[Result]) -> None:
+    for result in mixed[:2]:
+        run = result.outages
+        assert run is not None
         outages = Outages(turn=1)
         kinds = {outages.at(minute.time) for minute in run.minutes}
         assert kinds == {"", *KINDS}

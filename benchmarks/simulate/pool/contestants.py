@@ -4,11 +4,12 @@ The operator is given here what Prometheus and the API server would give it, and
 through its status as JSON at every look.
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import orjson
 
 from benchmarks.simulate.pool import hpa
 from benchmarks.simulate.pool.fleet import Worker
@@ -52,7 +53,7 @@ class Peregrine:
         if self._restarts and now >= self._restarts[0]:
             self._restarts.pop(0)
             self._running = False
-        state = pool_state.from_status(json.loads(json.dumps(self._status)))
+        state = pool_state.from_status(orjson.loads(orjson.dumps(self._status)))
         if not self._running or state is None:
             state = pool_state.resume(state, replicas=seen.replicas, now=now)
             self._running = True

@@ -10,6 +10,7 @@ what it answers, or with some of its targets.
 import math
 import random
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -62,13 +63,15 @@ class Target:
     """A fault that takes a part of the targets takes those with the least of it."""
     times: list[float] = field(default_factory=list)
     rows: list[tuple[float, ...]] = field(default_factory=list)
+    waits: list[tuple[int, ...]] = field(default_factory=list)
+    """Of a worker: its histogram at each of those times; the same tuple where nothing waited."""
     stale: bool = False
     """The last scrape failed, or the target is gone."""
 
 
 # Columns of a sample: of a caller the first two, of a worker the others.
 _CALLS, _WAITING = range(2)
-_REQUESTS, _STARTED, _BUSY, _DONE, _INFLIGHT, _QUEUED, _WAITS = range(7)
+_REQUESTS, _STARTED, _BUSY, _DONE, _INFLIGHT, _QUEUED = range(6)
 
 
 class Prometheus:
@@ -90,6 +93,8 @@ class Prometheus:
         return target
 
     def _fault(self, kind: Kind, now: float) -> Fault | None:
+        if not self._faults:
+            return None
         return next((one for one in self._faults if one.kind == kind and one.on(now)), None)
 
     # Scraping.
@@ -111,14 +116,17 @@ class Prometheus:
             self._fleet.spread(now)
         queued, _ = self._queues(now)
         reading = self._fleet.read(worker, now)
+        waits = tuple(worker.waits)
+        if target.waits and target.waits[-1] == waits:
+            waits = target.waits[-1]
+        target.waits.append(waits)
         row = (
             float(reading.requests),
-            float(reading.started),
+            reading.started,
             reading.busy,
-            float(reading.done),
+            reading.done,
             float(reading.inflight),
             0.0 if worker.draining else queued,
-            *map(float, reading.waits),
         )
         self._keep(target, now, row)
 
@@ -136,7 +144,7 @@ class Prometheus:
         target.rows.append(row)
         if target.times[0] < now - 2 * _KEPT:
             old = bisect_right(target.times, now - _KEPT)
-            del target.times[:old], target.rows[:old]
+            del target.times[:old], target.rows[:old], target.waits[:old]
 
     # Queries. None is an empty vector.
 
@@ -148,13 +156,17 @@ class Prometheus:
             if target.times and target.times[-1] > horizon
         ]
 
-    def instant(self, column: int, now: float) -> float | None:
-        values = [
-            target.rows[at][column]
-            for target in self._targets(now)
-            if not target.stale and (at := _newest(target, now)) is not None
-        ]
-        return sum(values) if values else None
+    def instant(self, now: float) -> tuple[float, float] | None:
+        """What runs at the workers, and what is queued there."""
+        running = queued = 0.0
+        found = False
+        for target in self.workers.values():
+            if not target.stale and (at := _newest(target, now)) is not None:
+                row = target.rows[at]
+                found = True
+                running += row[_INFLIGHT]
+                queued += row[_QUEUED]
+        return (running, queued) if found else None
 
     def _waiting(self, now: float) -> float | None:
         values = [
@@ -176,9 +188,10 @@ class Prometheus:
         }
 
     def load(self, now: float) -> float | None:
-        running, queued = self.instant(_INFLIGHT, now), self.instant(_QUEUED, now)
-        if self._silent(now) or running is None or queued is None:
+        found = self.instant(now)
+        if self._silent(now) or found is None:
             return None
+        running, queued = found
         queued += self._waiting(now) or 0.0
         return math.nan if self._fault("nan", now) else running + queued
 
@@ -192,27 +205,34 @@ class Prometheus:
         return any(self._fault(kind, now) for kind in ("down", "flapping", "empty"))
 
     def increase(
-        self, targets: list[Target], columns: tuple[int, ...], seconds: float, now: float
+        self, targets: Iterable[Target], columns: tuple[int, ...], seconds: float, now: float
     ) -> list[float] | None:
         """The sum over targets of each column's increase."""
         total = [0.0] * len(columns)
         found = False
         for target in targets:
-            times = target.times
-            last = len(times) - 1
-            if last >= 0 and times[last] > now - _INGESTION:
-                last -= 1
-            first = bisect_right(times, now - seconds)
-            if last <= first:
-                continue
-            found = True
-            older, newer = target.rows[first], target.rows[last]
-            for place, column in enumerate(columns):
-                total[place] += _extrapolated(
-                    older[column], newer[column], times[first], times[last], last - first,
-                    now - seconds, now,
-                )  # fmt: skip
+            window = _window(target, seconds, now)
+            if window is not None:
+                found = True
+                older, newer = target.rows[window.first], target.rows[window.last]
+                for place, column in enumerate(columns):
+                    if newer[column] != older[column]:
+                        total[place] += window.extrapolated(older[column], newer[column])
         return total if found else None
+
+    def waited(self, targets: Iterable[Target], seconds: float, now: float) -> list[float]:
+        """The same for the histogram of waits."""
+        total = [0.0] * (len(WAIT_EDGES) + 1)
+        for target in targets:
+            window = _window(target, seconds, now)
+            if window is None:
+                continue
+            older, newer = target.waits[window.first], target.waits[window.last]
+            if older is not newer:
+                for place, (before, after) in enumerate(zip(older, newer, strict=True)):
+                    if before != after:
+                        total[place] += window.extrapolated(float(before), float(after))
+        return total
 
     def answers(self, now: float, fast: int) -> Answers:
         """To the queries of the operator, those for `fast` among them."""
@@ -223,17 +243,17 @@ class Prometheus:
         if self._fault("empty", now):
             return answers
         targets = self._targets(now)
-        columns = tuple(range(_WAITS, _WAITS + len(WAIT_EDGES) + 1))
-        minute = self.increase(targets, (_STARTED, _REQUESTS, *columns), 60.0, now)
+        minute = self.increase(targets, (_STARTED, _REQUESTS), 60.0, now)
         five = self.increase(targets, (_BUSY, _DONE), 300.0, now)
+        running, queued = self.instant(now) or (None, None)
         values: dict[str, float | None] = {
             "started_60s": minute[0] / 60 if minute else None,
             "shed_60s": 0.0 if minute else None,
             "busy_5m": five[0] if five else None,
             "executions_5m": five[1] if five else None,
-            "queued": self.instant(_QUEUED, now),
+            "queued": queued,
             "waiting": self._waiting(now),
-            "inflight": self.instant(_INFLIGHT, now),
+            "inflight": running,
             **self._demand(now, fast, minute),
             **self._ages(targets, now),
         }
@@ -245,7 +265,7 @@ class Prometheus:
             if value is not None
         }
         if minute:
-            answers["waits_60s"] = _buckets(minute[0], minute[2:])
+            answers["waits_60s"] = _buckets(minute[0], self.waited(targets, 60.0, now))
         return answers
 
     def _demand(self, now: float, fast: int, minute: list[float] | None) -> dict[str, float | None]:
@@ -285,22 +305,43 @@ def _newest(target: Target, now: float) -> int | None:
     return at if at >= 0 and target.times[at] > now - LOOKBACK else None
 
 
-def _extrapolated(
-    older: float, newer: float, first: float, last: float, gaps: int, start: float, end: float
-) -> float:
-    increase = newer - older
-    if increase == 0.0:
-        return 0.0
-    sampled = last - first
-    threshold = sampled / gaps * 1.1
-    before, after = first - start, end - last
-    if before >= threshold:
-        before = sampled / gaps / 2
-    if increase > 0 and older >= 0:
-        before = min(before, sampled * older / increase)
-    if after >= threshold:
-        after = sampled / gaps / 2
-    return increase * (sampled + before + after) / sampled
+@dataclass(slots=True)
+class _Window:
+    """The samples of a target in a window, and how far they reach to its edges."""
+
+    first: int
+    last: int
+    sampled: float
+    """Seconds between them."""
+    before: float
+    after: float
+
+    def extrapolated(self, older: float, newer: float) -> float:
+        increase, before = newer - older, self.before
+        if increase > 0.0 and older >= 0.0:
+            before = min(before, self.sampled * older / increase)
+        return increase * (self.sampled + before + self.after) / self.sampled
+
+
+def _window(target: Target, seconds: float, now: float) -> _Window | None:
+    """None: fewer than two samples."""
+    times = target.times
+    last = len(times) - 1
+    if last >= 0 and times[last] > now - _INGESTION:
+        last -= 1
+    start = now - seconds
+    first = bisect_right(times, start)
+    if last <= first:
+        return None
+    oldest, newest = times[first], times[last]
+    sampled = newest - oldest
+    gap = sampled / (last - first)
+    before, after = oldest - start, now - newest
+    if before >= gap * 1.1:
+        before = gap / 2
+    if after >= gap * 1.1:
+        after = gap / 2
+    return _Window(first, last, sampled, before, after)
 
 
 def _buckets(started: float, waited: list[float]) -> list[Series]:

@@ -66,7 +66,7 @@ class Price:
 
 def fixed(trace: Trace, keys: ByKey, ttl: float) -> Outcome:
     """From fetch to fetch: the requests until the value expires are hits, those after its change
-    stale; two searches in place of a look at each."""
+    stale; two searches in place of a look at each, and none where there is no hit."""
     price, stale, misses, cost = Price(trace.namespace), 0, 0, 0.0
     for times, changes in keys:
         place, count = 0, len(times)
@@ -75,9 +75,12 @@ def fixed(trace: Trace, keys: ByKey, ttl: float) -> Outcome:
             misses += 1
             if not price.constant:
                 cost += price.at(fetched)
-            end = bisect_left(times, fetched + ttl, place + 1)
-            stale += end - bisect_right(changes, fetched, place, end)
-            place = end
+            expires, first = fetched + ttl, place + 1
+            place = first
+            if place < count and times[place] < expires:
+                place = bisect_left(times, expires, place + 1)
+                if changes[place - 1] > fetched:
+                    stale += place - bisect_right(changes, fetched, first, place)
     if price.constant:
         cost = misses * price.first
     cost += stale * trace.namespace.stale_cost
@@ -99,6 +102,7 @@ def alex(
     trace: Trace, keys: ByKey, *, share: float, lowest: float, highest: float, knows: Knows
 ) -> Outcome:
     price, stale, misses, cost = Price(trace.namespace), 0, 0, 0.0
+    ever, told = knows is Knows.EVER, knows is Knows.TOLD
     for times, changes in keys:
         place, count = 0, len(times)
         before = since = times[0]
@@ -107,17 +111,25 @@ def alex(
             misses += 1
             if not price.constant:
                 cost += price.at(fetched)
-            if knows is Knows.EVER:
-                since = changes[place]
-            elif knows is Knows.TOLD:
-                since = max(changes[place], 0.0)
-            elif changes[place] > before:
+            changed = changes[place]
+            if ever:
+                since = changed
+            elif told:
+                since = changed if changed > 0.0 else 0.0
+            elif changed > before:
                 since = fetched
             before = fetched
-            ttl = min(max(share * (fetched - since), lowest), highest)
-            end = bisect_left(times, fetched + ttl, place + 1)
-            stale += end - bisect_right(changes, fetched, place, end)
-            place = end
+            ttl = share * (fetched - since)
+            if ttl < lowest:
+                ttl = lowest
+            elif ttl > highest:
+                ttl = highest
+            expires, first = fetched + ttl, place + 1
+            place = first
+            if place < count and times[place] < expires:
+                place = bisect_left(times, expires, place + 1)
+                if changes[place - 1] > fetched:
+                    stale += place - bisect_right(changes, fetched, first, place)
     if price.constant:
         cost = misses * price.first
     cost += stale * trace.namespace.stale_cost

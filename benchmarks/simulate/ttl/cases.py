@@ -10,7 +10,7 @@ from benchmarks.simulate.ttl import baselines, tuned
 from benchmarks.simulate.ttl.baselines import Knows, Outcome, together
 from benchmarks.simulate.ttl.outages import Outages
 from benchmarks.simulate.ttl.trace import Namespace, draw
-from benchmarks.simulate.ttl.tuned import Run
+from benchmarks.simulate.ttl.tuned import Run, Scrape
 from benchmarks.simulate.ttl.workloads import HIGHEST, LOWEST, SECONDS, STALE_SHARE, START
 from peregrine_operator import evidence
 from peregrine_operator.ttl import Policy
@@ -22,9 +22,10 @@ ALEX = (0.1, 0.2, 0.5)
 class Case:
     namespace: Namespace
     seed: int
-    start: float = START
+    starts: tuple[float, ...] = ()
+    """Other times to live to begin with, besides `START`."""
     outages: bool = False
-    """Only the tuned cache, with Prometheus on bad days."""
+    """Once more, with Prometheus on bad days."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +33,11 @@ class Result:
     name: str
     seed: int
     run: Run
-    fixed: dict[float, Outcome] = field(default_factory=dict)
-    others: dict[str, Outcome] = field(default_factory=dict)
+    fixed: dict[float, Outcome]
+    others: dict[str, Outcome]
+    started: dict[float, Run] = field(default_factory=dict)
+    """By what it began with."""
+    outages: Run | None = None
 
     @property
     def bounded(self) -> tuple[float, Outcome]:
@@ -45,7 +49,7 @@ class Result:
 
 
 def play(case: Case) -> Result:
-    """One case."""
+    """One case; all that is done in it is done on the same requests."""
     namespace, seed = case.namespace, f"{case.seed}:{case.namespace.name}"
     trace = draw(namespace, seconds=SECONDS, seed=seed)
     policy = Policy(
@@ -55,10 +59,10 @@ def play(case: Case) -> Result:
         stale_cost=namespace.stale_cost,
         active=True,
     )
-    scrape = Outages(turn=case.seed) if case.outages else tuned.honest
-    run = tuned.run(trace, policy, start=case.start, seed=f"{seed}:cache", scrape=scrape)
-    if case.outages:
-        return Result(name=namespace.name, seed=case.seed, run=run)
+
+    def run(start: float, scrape: Scrape = tuned.honest) -> Run:
+        return tuned.run(trace, policy, start=start, seed=f"{seed}:cache", scrape=scrape)
+
     keys = trace.by_key()
     fixed = {ttl: baselines.fixed(trace, keys, ttl) for ttl in evidence.grid(HIGHEST)}
     others = {"clairvoyant": baselines.clairvoyant(trace, keys)}
@@ -67,7 +71,15 @@ def play(case: Case) -> Result:
             others[f"{knows} {share}"] = baselines.alex(
                 trace, keys, share=share, lowest=LOWEST, highest=HIGHEST, knows=knows
             )
-    return Result(name=namespace.name, seed=case.seed, run=run, fixed=fixed, others=others)
+    return Result(
+        name=namespace.name,
+        seed=case.seed,
+        run=run(START),
+        fixed=fixed,
+        others=others,
+        started={start: run(start) for start in case.starts},
+        outages=run(START, Outages(turn=case.seed)) if case.outages else None,
+    )
 
 
 BySeed = Mapping[int, Sequence[Result]]

@@ -16,10 +16,10 @@ _COLOURS = (plots.OURS, plots.BASELINES[0], plots.OURS_TOO, plots.BASELINES[2])
 _MINUTE = 60.0
 
 
-def draw(images: Path, mixed: BySeed, outages: BySeed) -> None:
+def draw(images: Path, mixed: BySeed) -> None:
     seed = min(mixed)
     _over_time(images / "ttl-mixed.svg", mixed[seed])
-    _bad_days(images / "ttl-outages.svg", outages[seed], turn=seed)
+    _bad_days(images / "ttl-outages.svg", mixed[seed], turn=seed)
 
 
 def _over_time(path: Path, results: Sequence[Result]) -> None:
@@ -54,7 +54,7 @@ def _bad_days(path: Path, results: Sequence[Result], *, turn: int) -> None:
         path, panels=1, title="Prometheus fails in five ways: nothing moves", height=2.8
     ) as (axes,):
         for result, colour in zip(results, _COLOURS, strict=True):
-            minutes = result.run.minutes
+            minutes = result.outages.minutes if result.outages else []
             times = [minute.time / _MINUTE for minute in minutes]
             ttls = [minute.ttl for minute in minutes]
             axes.step(times, ttls, color=colour, where="pre", label=result.name)

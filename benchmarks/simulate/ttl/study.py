@@ -4,6 +4,7 @@ The worst of the seeds counts for a row; tables show means, and the worst where 
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from rich.console import RenderableType
@@ -22,57 +23,60 @@ from benchmarks.simulate.ttl.cases import (
     windows_within,
 )
 from benchmarks.simulate.ttl.outages import KINDS, Outages
-from benchmarks.simulate.ttl.trace import Namespace
-from benchmarks.simulate.ttl.workloads import START
 
 # Seeds for what is shown without a bound.
 _FEW = 4
+OTHER_STARTS = (5.0, 320.0)
 
 
 def rows(experiment: Experiment) -> Iterator[Row | RenderableType]:
-    mixed = _by_seed(experiment, workloads.mixed(), experiment.seeds)
-    yield from _mixed_rows(mixed)
-    stationary = _by_seed(experiment, workloads.stationary(), experiment.seeds)
-    yield from _stationary_rows(stationary)
-    outages = _by_seed(experiment, workloads.mixed(), experiment.seeds, outages=True)
-    yield from _outage_rows(outages)
     few = experiment.seeds[:_FEW]
-    starts = {
-        start: _by_seed(experiment, workloads.mixed(), few, start=start) for start in (5.0, 320.0)
-    }
-    strained = {
-        name: _by_seed(experiment, [namespace], few)
-        for name, namespace in workloads.strained().items()
-    }
+    strained = workloads.strained()
+    cases = [
+        *(
+            Case(
+                namespace=namespace,
+                seed=seed,
+                outages=True,
+                starts=OTHER_STARTS if seed in few else (),
+            )
+            for seed in experiment.seeds
+            for namespace in workloads.mixed()
+        ),
+        *(
+            Case(namespace=namespace, seed=seed)
+            for seed in experiment.seeds
+            for namespace in workloads.stationary()
+        ),
+        *(Case(namespace=namespace, seed=seed) for namespace in strained.values() for seed in few),
+    ]
+    played = iter(experiment.map(play, cases))
+    mixed = {seed: [next(played) for _ in workloads.mixed()] for seed in experiment.seeds}
+    stationary = {seed: [next(played) for _ in workloads.stationary()] for seed in experiment.seeds}
+    alone = {name: {seed: [next(played)] for seed in few} for name in strained}
+    yield from _mixed_rows(mixed)
+    yield from _stationary_rows(stationary)
+    yield from _outage_rows(mixed)
     yield tables.contestants(mixed)
     yield tables.namespaces(mixed)
     yield tables.others(
         {
             "as above": {seed: mixed[seed] for seed in few},
-            **{f"beginning at {start:g} s": found for start, found in starts.items()},
+            **{f"beginning at {start:g} s": _begun(mixed, few, start) for start in OTHER_STARTS},
             "stationary (W2)": {seed: stationary[seed] for seed in few},
-            **strained,
+            **alone,
         }
     )
     if experiment.images is not None:
-        drawings.draw(experiment.images, mixed, outages)
+        drawings.draw(experiment.images, mixed)
 
 
-def _by_seed(
-    experiment: Experiment,
-    namespaces: Sequence[Namespace],
-    seeds: Sequence[int],
-    *,
-    start: float = START,
-    outages: bool = False,
-) -> BySeed:
-    cases = [
-        Case(namespace=namespace, seed=seed, start=start, outages=outages)
+def _begun(mixed: BySeed, seeds: Sequence[int], start: float) -> BySeed:
+    """The same, of the caches that began with another time to live."""
+    return {
+        seed: [replace(result, run=result.started[start]) for result in mixed[seed]]
         for seed in seeds
-        for namespace in namespaces
-    ]
-    found = iter(experiment.map(play, cases))
-    return {seed: [next(found) for _ in namespaces] for seed in seeds}
+    }
 
 
 def _mixed_rows(mixed: BySeed) -> Iterator[Row]:
@@ -111,18 +115,19 @@ def _stationary_rows(stationary: BySeed) -> Iterator[Row]:
     yield worst("ttl: windows within the bound, stationary", within, Bound(at_least=0.95))
 
 
-def _outage_rows(outages: BySeed) -> Iterator[Row]:
+def _outage_rows(mixed: BySeed) -> Iterator[Row]:
     for kind in KINDS:
         changes = {
             seed: float(
                 sum(
                     after.ttl != before.ttl
                     for result in results
-                    for before, after in pairwise(result.run.minutes)
+                    if result.outages is not None
+                    for before, after in pairwise(result.outages.minutes)
                     if Outages(turn=seed).at(before.time) == kind
                 )
             )
-            for seed, results in outages.items()
+            for seed, results in mixed.items()
         }
         name = f"ttl: changes in 30 min of Prometheus {kind}"
         yield worst(name, changes, Bound(at_most=0.0))
