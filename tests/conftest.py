@@ -1,13 +1,14 @@
 """Fixtures of the whole suite: one real PostgreSQL, one real Redis server, fresh space per test.
 
 postgres_dsn      str  a new, empty database, entered as its owner, the plain role `peregrine`
-migrated_dsn      str  a new database that has the tables of every component (cloned, not migrated)
+migrated_dsn      str  a database that has the tables of every component, as good as new
 superuser_dsn     str  the database of `postgres_dsn`, entered as the superuser
                        (`tests.support.dsn.as_superuser(dsn)` does it for any test DSN)
 redis_url         str  an empty Redis database; PEREGRINE_TEST_REDIS_URL names another server to use
                        (for example Redis 7; its databases 1-15 are emptied)
 redis_server      RedisServer  a private server: `.url()`, `await .kill()`, `.restart(empty=...)`
 postgres_server   PostgresServer  the session's server: `.create_database(name)`, `.dsn(name)`
+databases         Databases  of that server: `async with databases.filled(kind, fill) as dsn`
 children          Children  spawn programs that end with the test: `children.spawn(...)`
 
 In tests/support: `eventually` (bounded waiting), `fault_proxy` (cut, stall, delay; for PostgreSQL:
@@ -27,11 +28,10 @@ from peregrine.kit import postgres
 from peregrine.local import migrations, servers
 from peregrine.local.processes import Children
 from peregrine.local.servers import PostgresServer, RedisServer
+from tests.support.databases import Databases
 from tests.support.dsn import as_superuser
 from tests.support.redis import flush
 
-_MIGRATED_TEMPLATE = "peregrine_migrated"
-_database_numbers = itertools.count(1)
 _redis_numbers = itertools.cycle(range(1, 16))
 
 
@@ -55,29 +55,25 @@ async def postgres_server(
         yield server
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def migrated_template(postgres_server: PostgresServer) -> str:
-    await postgres_server.create_database(_MIGRATED_TEMPLATE)
-    await postgres.migrate(postgres_server.dsn(_MIGRATED_TEMPLATE), migrations.COMPONENTS)
-    return _MIGRATED_TEMPLATE
+@pytest.fixture(scope="session")
+def databases(postgres_server: PostgresServer) -> Databases:
+    return Databases(postgres_server)
 
 
 @pytest.fixture
-async def postgres_dsn(postgres_server: PostgresServer) -> AsyncIterator[str]:
-    name = f"test_{next(_database_numbers)}"
-    await postgres_server.create_database(name)
-    yield postgres_server.dsn(name)
-    await postgres_server.drop_database(name)
+async def postgres_dsn(databases: Databases) -> AsyncIterator[str]:
+    async with databases.empty() as dsn:
+        yield dsn
 
 
 @pytest.fixture
-async def migrated_dsn(
-    postgres_server: PostgresServer, migrated_template: str
-) -> AsyncIterator[str]:
-    name = f"test_{next(_database_numbers)}"
-    await postgres_server.create_database(name, template=migrated_template)
-    yield postgres_server.dsn(name)
-    await postgres_server.drop_database(name)
+async def migrated_dsn(databases: Databases) -> AsyncIterator[str]:
+    async with databases.filled("migrated", _migrate) as dsn:
+        yield dsn
+
+
+async def _migrate(dsn: str) -> None:
+    await postgres.migrate(dsn, migrations.COMPONENTS)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 from peregrine.kit import redis
 from peregrine.kit.eventlog import Also, Entry, EventLog, Recovered, Writer
 from peregrine.kit.postgres import Database, migrate
+from tests.support.databases import Databases
 from tests.support.eventually import eventually
 
 TENANT = "acme"
@@ -105,12 +106,16 @@ def ending(what: str) -> Also:
 
 
 @pytest.fixture
-async def eventlog_dsn(postgres_dsn: str) -> str:
-    await migrate(postgres_dsn, [("eventlog", "peregrine.kit.eventlog.migrations")])
-    async with await Database.connect(postgres_dsn, size=1) as db:
+async def eventlog_dsn(databases: Databases) -> AsyncIterator[str]:
+    async with databases.filled("eventlog", _fill) as dsn:
+        yield dsn
+
+
+async def _fill(dsn: str) -> None:
+    await migrate(dsn, [("eventlog", "peregrine.kit.eventlog.migrations")])
+    async with await Database.connect(dsn, size=1) as db:
         async with db.transaction(TENANT) as conn:
             await conn.execute("endings", _ENDINGS)
-    return postgres_dsn
 
 
 async def added(process: Process) -> list[str]:
