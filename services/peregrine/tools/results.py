@@ -29,7 +29,6 @@ from typing import Any
 from urllib.parse import quote
 
 import structlog
-from google.protobuf import duration_pb2
 from google.protobuf.message import DecodeError
 
 from peregrine.api.cache.v1 import cache_pb2
@@ -152,10 +151,9 @@ class Results:
         if len(message.content) != 1:
             log.warning("result_unreadable", namespace=place.key.message.namespace)
             return None
-        took = message.execution_time
         return Kept(
             Shown(message.content[0].text, message.structured_content.utf8),
-            took.seconds + took.nanos / 1e9,
+            cached.cost,
             _TIERS[cached.tier],
             cached.age,
         )
@@ -241,12 +239,8 @@ class Results:
         self, place: Place, shown: Shown, execution_seconds: float, started: float
     ) -> None:
         most = place.most if shown.ttl is None else min(place.most, shown.ttl)
-        # Rounded, so that what comes back says the same nanosecond as the first answer did.
-        whole, nanos = divmod(round(execution_seconds * 1e9), 1_000_000_000)
-        message = tools_pb2.ToolResult(
-            content=[common_pb2.ContentBlock(text=shown.text)],
-            execution_time=duration_pb2.Duration(seconds=whole, nanos=nanos),
-        )
+        # Nothing but what the tool said: two executions that say the same must be the same value.
+        message = tools_pb2.ToolResult(content=[common_pb2.ContentBlock(text=shown.text)])
         if shown.data:
             message.structured_content.utf8 = shown.data
         try:

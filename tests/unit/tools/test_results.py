@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peregrine.client import CacheClient
+from peregrine.client import CacheClient, CacheKey
 from peregrine.kit.context import Identity
 from peregrine.kit.errors import Unavailable
 from peregrine.tools import results
@@ -21,6 +21,8 @@ from peregrine.tools.definition import (
     Scope,
     ToolContext,
 )
+from peregrine.tools.output import Shown
+from tests.support.eventually import eventually
 
 ADA, BOB, OTHER = Identity("acme", "ada"), Identity("acme", "bob"), Identity("umbrella", "ada")
 JSON = st.recursive(
@@ -182,3 +184,28 @@ def test_the_text_of_the_tools_module_is_part_of_what_it_is() -> None:
     elsewhere = dataclasses.replace(tool(), function=json.dumps)
     without_text = dataclasses.replace(tool(), function=len)
     assert len({same, results.fingerprint(elsewhere), results.fingerprint(without_text)}) == 3
+
+
+class Shelf(CacheClient):
+    """Takes values and keeps them in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: list[bytes] = []
+
+    async def set(self, key: CacheKey, value: bytes, **_: Any) -> str:
+        self.values.append(value)
+        return ""
+
+
+async def test_two_executions_that_say_the_same_are_the_same_value() -> None:
+    """A value that is fetched again is compared, and how long values live is tuned by that."""
+    shelf = Shelf()
+    kept = results.Results(cache=shelf, on_unstored=lambda reason: None)
+    place = await kept.place(tool(), {}, ADA)
+    assert place is not None
+    for seconds, text in ((0.1, "sunny"), (0.2, "sunny"), (0.2, "rain")):
+        kept.keep(place, Shown(text, b'"said"'), execution_seconds=seconds, started=0.0)
+    await eventually(lambda: len(shelf.values) == 3)
+    await kept.close()
+    assert shelf.values[0] == shelf.values[1] != shelf.values[2]
