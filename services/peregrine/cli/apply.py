@@ -120,7 +120,7 @@ class _Services:
             before = (await self._orchestrator.get_agent(agent.name)).version
         except NotFound:
             before = None
-        return _compared(before, (await self._orchestrator.apply_agent(agent)).version)
+        return compared(before, (await self._orchestrator.apply_agent(agent)).version)
 
     async def _tool(self, tool: tools_pb2.Tool) -> Outcome:
         if self._tools is None:
@@ -130,7 +130,7 @@ class _Services:
             applied = await self._tools.apply_tool(tool)
         except Unimplemented:
             return Outcome(SKIPPED, "the tool service here does not take tools yet")
-        return _compared(known[0].version if known else None, applied.version)
+        return compared(known[0].version if known else None, applied.version)
 
     async def _policy(self, policy: cache_pb2.Policy) -> Outcome:
         try:
@@ -139,14 +139,15 @@ class _Services:
                     before = (await cache.get_policy(policy.namespace)).version
                 except NotFound:
                     before = None
-                return _compared(before, (await cache.apply_policy(policy)).version)
+                return compared(before, (await cache.apply_policy(policy)).version)
         except session.Unreachable:
             return Outcome(SKIPPED, "valid; no cache service is running here")
         except Unimplemented:
             return Outcome(SKIPPED, "valid; the cache service here does not take policies yet")
 
 
-def _compared(before: int | None, after: int) -> Outcome:
+def compared(before: int | None, after: int) -> Outcome:
+    """What applying did, by the versions before and after."""
     if before is None:
         return Outcome(CREATED)
     return Outcome(UNCHANGED if before == after else CONFIGURED)

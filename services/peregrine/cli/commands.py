@@ -1,14 +1,16 @@
 """What can be typed: every command with its arguments, options and help. Nothing else."""
 
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, help="At most so many.")]
+from peregrine.cli import cache_commands as caching
+from peregrine.cli.declaring import Json, Limit
+from peregrine.cli.declaring import run as _run
+
 Name = Annotated[str, typer.Argument(metavar="NAME")]
 RunId = Annotated[str, typer.Argument(metavar="RUN")]
 ConversationId = Annotated[str, typer.Argument(metavar="CONVERSATION")]
@@ -38,14 +40,29 @@ def build() -> typer.Typer:
             (conversations_list, conversations_get, conversations_delete),
         ),
         "tools": ("Tools that agents may use.", (tools_list, tools_call)),
+        "cache": (
+            "What is kept so that it is not computed twice.",
+            (caching.cache_stats, caching.cache_invalidate, caching.cache_warm),
+        ),
+        "cache policies": (
+            "For how long values are kept.",
+            (
+                caching.cache_policies_list,
+                caching.cache_policies_get,
+                caching.cache_policies_apply,
+            ),
+        ),
         "keys": ("API keys: who may call.", (keys_create, keys_list, keys_revoke)),
         "profile": ("What agents are told about you.", (profile_get, profile_put)),
     }
+    made = {"": root}
     for group, (summary, members) in groups.items():
-        typed = typer.Typer(help=summary, no_args_is_help=True)
+        made[group] = typed = typer.Typer(help=summary, no_args_is_help=True)
+        prefix = f"{group.replace(' ', '_')}_"
         for member in members:
-            typed.command(member.__name__.removeprefix(f"{group}_"))(member)
-        root.add_typer(typed, name=group)
+            typed.command(member.__name__.removeprefix(prefix))(member)
+        outer, _, name = group.rpartition(" ")
+        made[outer].add_typer(typed, name=name)
     return root
 
 
@@ -293,9 +310,3 @@ def profile_put(
     from peregrine.cli import things
 
     _run(things.put_profile(data, as_json=as_json))
-
-
-def _run(work: Coroutine[Any, Any, int]) -> None:
-    from peregrine.cli import session
-
-    session.run(work)

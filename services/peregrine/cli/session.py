@@ -31,7 +31,7 @@ from peregrine.client import (
     Tls,
     ToolsClient,
 )
-from peregrine.kit import telemetry
+from peregrine.kit import context, telemetry
 from peregrine.kit.errors import DeadlineExceeded, PeregrineError, Unavailable
 from peregrine.kit.settings import Problem, Secret, SettingsError, load, setting
 
@@ -227,8 +227,11 @@ async def _proving(
             # Now, so that an orchestrator that is away is not taken for the service behind.
             await exchange.identify(key)
             given |= {"api_key": key, "tls": targets.encryption(), "exchange": exchange}
-        elif targets.tls:
-            given["tls"] = targets.encryption()
+        else:
+            # Whom the open door of `make run` takes a caller for who says nothing.
+            given["identity"] = context.LOCAL
+            if targets.tls:
+                given["tls"] = targets.encryption()
         yield await stack.enter_async_context(_reaching(kind(target, **given)))
 
 

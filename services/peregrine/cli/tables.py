@@ -1,16 +1,22 @@
-"""Lists as aligned columns: on a terminal, what does not fit is left out, least needed first.
+"""Lists as aligned columns: on a terminal, what does not fit is left out, least needed first. A
+single thing as names and values.
 
 In a pipe nothing is left out or cut, so that `grep` and `awk` see everything.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
+
+from peregrine.cli.words import printable
+from peregrine.client import jsonl
 
 _GUTTER = 2
 # Of a last column that is cut to fit, this much is worth leaving others out for.
@@ -77,6 +83,37 @@ def one_line(text: str, most: int = 200) -> str:
     """The text without line breaks, cut when it is long."""
     line = " ".join(text.split())
     return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def show_fields(
+    console: Console, message: Message, *, title: str, without: tuple[str, ...] = ()
+) -> None:
+    """What is set in a message, as indented names and values."""
+    console.print(Text(printable(title), "bold"), soft_wrap=True)
+    plain = {name: value for name, value in jsonl.plain(message).items() if name not in without}
+    for line in _indented(plain, "  "):
+        console.print(Text(printable(line)), soft_wrap=True)
+
+
+def _indented(value: dict[str, object], indent: str) -> Iterator[str]:
+    """Names and values in two columns; what is empty or zero is left out."""
+    entries = {
+        name: entry
+        for name, entry in value.items()
+        if entry not in ("", 0, False, [], {}) and not str(entry).endswith("_UNSPECIFIED")
+    }
+    width = max(map(len, entries), default=0)
+    for name, entry in entries.items():
+        if isinstance(entry, dict):
+            yield f"{indent}{name}"
+            yield from _indented(entry, indent + "  ")
+            continue
+        if isinstance(entry, list):
+            entry = ", ".join(map(str, entry))
+        shown = entry if isinstance(entry, str) else json.dumps(entry)
+        first, *more = shown.splitlines()
+        yield f"{indent}{name.ljust(width)}  {first}"
+        yield from (f"{indent}{' ' * width}  {line}" for line in more)
 
 
 def _least(columns: Sequence[Column], kept: Sequence[int], widths: Sequence[int]) -> int:

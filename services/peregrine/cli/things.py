@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import TypeVar
 
 import typer
@@ -14,7 +14,7 @@ from peregrine.api.memory.v1 import memory_pb2
 from peregrine.api.orchestrator.v1 import orchestrator_pb2
 from peregrine.api.tools.v1 import tools_pb2
 from peregrine.cli import session
-from peregrine.cli.tables import Column, ago, one_line, show
+from peregrine.cli.tables import Column, ago, one_line, show, show_fields
 from peregrine.cli.waterfall import milliseconds
 from peregrine.cli.words import arguments, enum_name, printable, state_name
 from peregrine.client import jsonl, text_of
@@ -56,7 +56,7 @@ async def get_agent(name: str, *, as_json: bool) -> int:
     if as_json:
         typer.echo(jsonl.line(agent))
     else:
-        _fields(agent, without=("name",), title=f"agent {agent.name}")
+        show_fields(session.console(), agent, without=("name",), title=f"agent {agent.name}")
     return 0
 
 
@@ -105,7 +105,7 @@ async def get_run(run_id: str, *, as_json: bool) -> int:
     if as_json:
         typer.echo(jsonl.line(run))
     else:
-        _fields(run, without=("run_id",), title=f"run {run.run_id}")
+        show_fields(session.console(), run, without=("run_id",), title=f"run {run.run_id}")
     return 0
 
 
@@ -278,36 +278,6 @@ async def _all(items: AsyncIterator[_M], *, as_json: bool) -> list[_M] | None:
         else:
             found.append(item)
     return None if as_json else found
-
-
-def _fields(message: Message, *, without: tuple[str, ...], title: str) -> None:
-    """What is set in a message, as indented names and values."""
-    console = session.console()
-    console.print(Text(printable(title), "bold"), soft_wrap=True)
-    plain = {name: value for name, value in jsonl.plain(message).items() if name not in without}
-    for line in _indented(plain, "  "):
-        console.print(Text(printable(line)), soft_wrap=True)
-
-
-def _indented(value: dict[str, object], indent: str) -> Iterator[str]:
-    """Names and values in two columns; what is empty or zero is left out."""
-    entries = {
-        name: entry
-        for name, entry in value.items()
-        if entry not in ("", 0, False, [], {}) and not str(entry).endswith("_UNSPECIFIED")
-    }
-    width = max(map(len, entries), default=0)
-    for name, entry in entries.items():
-        if isinstance(entry, dict):
-            yield f"{indent}{name}"
-            yield from _indented(entry, indent + "  ")
-            continue
-        if isinstance(entry, list):
-            entry = ", ".join(map(str, entry))
-        shown = entry if isinstance(entry, str) else json.dumps(entry)
-        first, *more = shown.splitlines()
-        yield f"{indent}{name.ljust(width)}  {first}"
-        yield from (f"{indent}{' ' * width}  {line}" for line in more)
 
 
 def _took(run: orchestrator_pb2.Run) -> str:

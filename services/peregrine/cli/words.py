@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
 from rich.cells import cell_len
 
 from peregrine.api.orchestrator.v1 import orchestrator_pb2
@@ -44,6 +45,16 @@ def enum_name(kind: Any, number: int, prefix: str = "") -> str:
     """The name of an enum's value without its prefix; the number when it is of a newer server."""
     known = kind.DESCRIPTOR.values_by_number.get(number)
     return known.name.removeprefix(prefix) if known else str(number)
+
+
+def span(duration: Duration) -> str:
+    """As it is written in a manifest: "90s", "1h30m"."""
+    left, words = duration.ToMilliseconds(), []
+    for size, unit in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")):
+        count, left = divmod(left, size)
+        if count:
+            words.append(f"{count}{unit}")
+    return "".join(words) or "0s"
 
 
 class Wrap:

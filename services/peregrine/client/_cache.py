@@ -145,6 +145,9 @@ class CacheClient(Entries):
             request.namespace = namespace
         with context.bind(identity=identity):
             response = await self._call(self._cache.Invalidate, request)
+            tenant = self._tenant()
+        if tenant is not None:
+            self._feeds.of(tenant).told(response.sequence)
         return int(response.sequence)
 
     async def get_stats(self, namespace: str = "") -> list[pb.NamespaceStats]:
@@ -156,10 +159,10 @@ class CacheClient(Entries):
         """
         request = pb.GetStatsRequest(namespace=namespace)
         response = await self._call(self._cache.GetStats, request)
-        who = self._identity or context.identity()
+        whose = self._tenant()
         found = {each.namespace: each for each in response.namespaces}
         for tenant, name, lane in self._lanes:
-            if tenant != who.tenant or namespace not in ("", name):
+            if tenant != whose or namespace not in ("", name):
                 continue
             stats = found.setdefault(name, pb.NamespaceStats(namespace=name))
             stats.near_hits += lane.hits - lane.said_hits
@@ -172,7 +175,7 @@ class CacheClient(Entries):
         self,
         namespace: str,
         *,
-        keys: Iterable[CacheKey] | None = None,
+        keys: Iterable[CacheKey | bytes] | None = None,
         path: Path | str | None = None,
         most_frequent: int = 0,
         shared: bool = True,
@@ -182,8 +185,9 @@ class CacheClient(Entries):
 
         Args:
           keys: what to load, or
-          path: a file with a key on each line (those of the tenant, unless not `shared`), or
+          path: a file with a key on each line, or
           most_frequent: that many of the keys that were most asked for in the last day.
+          shared: keys that are given as bytes are those of the tenant, not the user's own.
           max_rate: loads per second.
 
         Raises:
@@ -193,14 +197,15 @@ class CacheClient(Entries):
         request.keys.SetInParent()
         if path is not None:
             text = await asyncio.to_thread(Path(path).read_bytes)
+            keys = [line for line in text.splitlines() if line]
+        if keys is not None:
             scope = common_pb2.SCOPE_TENANT if shared else common_pb2.SCOPE_USER
             request.keys.keys.extend(
-                pb.Key(namespace=namespace, key=line, scope=scope)
-                for line in text.splitlines()
-                if line
+                each.message
+                if isinstance(each, CacheKey)
+                else pb.Key(namespace=namespace, key=each, scope=scope)
+                for each in keys
             )
-        elif keys is not None:
-            request.keys.keys.extend(each.message for each in keys)
         else:
             request.most_frequent = most_frequent
         with await self._identified():
@@ -236,6 +241,13 @@ class CacheClient(Entries):
         response = await self._call(self._cache.GetPolicy, request)
         policy: pb.Policy = response.policy
         return policy
+
+    def _tenant(self) -> str | None:
+        """Whose the current call is; None when nobody said so, and thus nothing is near."""
+        if self._identity is not None:
+            return self._identity.tenant
+        call = context.current()
+        return None if call is None or call.identity is None else call.identity.tenant
 
     def list_policies(self, *, limit: int | None = None) -> AsyncGenerator[pb.Policy, None]:
         """Policies by namespace."""

@@ -52,6 +52,7 @@ class TenantFeed:
         "_idle_since",
         "_marks",
         "_open",
+        "_own",
         "live_until",
         "sequence",
         "task",
@@ -69,6 +70,14 @@ class TenantFeed:
         self._open = open_
         self._marks = Marks(limit=_MAX_MARKS)
         self._idle_since = time.monotonic()
+        self._own = 0
+
+    def told(self, sequence: int) -> None:
+        """This process made something untrue, at that position: until the feed is there, nothing
+        near is served, so that who invalidates never sees the old value after it."""
+        if self.sequence is None or self.sequence < sequence:
+            self._own = max(self._own, sequence)
+            self.live_until = 0.0
 
     def struck(self, near: tuple[str, str, str, bytes], tags: tuple[str, ...], epoch: int) -> bool:
         """Whether a value was made untrue since its computation began."""
@@ -110,7 +119,8 @@ class TenantFeed:
         async for response in self._open(request, _STREAM_SECONDS):
             for event in response.events:
                 self._take(event)
-            self.live_until = time.monotonic() + SILENT_SECONDS
+            if self.sequence is not None and self.sequence >= self._own:
+                self.live_until = time.monotonic() + SILENT_SECONDS
             if self._idle():
                 return
 
