@@ -1,8 +1,4 @@
-"""The example servers of the `mcp` package itself, as they are, over stdio and HTTP.
-
-They are not in its wheel: PEREGRINE_MCP_EXAMPLES names the folder `examples` of its source
-(`pip download --no-deps --no-binary mcp mcp`, unpacked), and without it these tests are skipped.
-"""
+"""The example servers of the `mcp` package itself, as they are, over stdio and HTTP."""
 
 import asyncio
 import os
@@ -20,16 +16,21 @@ from peregrine.api.tools.v1 import tools_pb2
 from tests.component.tools.conftest import text
 from tests.component.tools.test_applied import Start, apply, execute, server, start
 from tests.component.tools.test_mcp import FAILED, SUCCEEDED, declared, named
+from tests.support import mcp_examples
 from tests.support.eventually import eventually
 from tests.support.ports import free_port
 
 __all__ = ["server", "start"]
 
-EXAMPLES = Path(os.environ.get("PEREGRINE_MCP_EXAMPLES") or "/nonexistent")
 
-pytestmark = pytest.mark.skipif(
-    not EXAMPLES.is_dir(), reason="PEREGRINE_MCP_EXAMPLES names no folder of examples"
-)
+@pytest.fixture(scope="module")
+def examples(pytestconfig: pytest.Config) -> Path:
+    cache = pytestconfig.cache
+    assert cache is not None
+    try:
+        return mcp_examples.folder(cache.mkdir("mcp-source")) / "servers"
+    except mcp_examples.NotThere as reason:
+        pytest.skip(str(reason))
 
 
 class Website:
@@ -63,12 +64,12 @@ async def website() -> AsyncIterator[Website]:
     listener.close()
 
 
-def environment(example: str) -> dict[str, str]:
-    return {"PYTHONPATH": str(EXAMPLES / "servers" / example)}
+def environment(server: Path) -> dict[str, str]:
+    return {"PYTHONPATH": str(server)}
 
 
 @asynccontextmanager
-async def over_http(example: str, module: str, *options: str) -> AsyncIterator[tuple[str, Any]]:
+async def over_http(server: Path, module: str, *options: str) -> AsyncIterator[tuple[str, Any]]:
     port = free_port()
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -77,7 +78,7 @@ async def over_http(example: str, module: str, *options: str) -> AsyncIterator[t
         *options,
         "--port",
         str(port),
-        env=os.environ | environment(example),
+        env=os.environ | environment(server),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
     )
@@ -104,11 +105,11 @@ def to(url: str) -> tuple[str]:
 
 
 async def test_the_fetching_server_over_stdio_killed_and_back(
-    start: Start, website: Website
+    start: Start, website: Website, examples: Path
 ) -> None:
     backend = {
         "command": [sys.executable, "-m", "mcp_simple_tool"],
-        "environment": environment("simple-tool"),
+        "environment": environment(examples / "simple-tool"),
     }
     before = set(psutil.Process().children())
     async with start() as stub:
@@ -131,10 +132,13 @@ async def test_the_fetching_server_over_stdio_killed_and_back(
 
 
 async def test_the_fetching_server_over_http_killed_and_back(
-    start: Start, website: Website
+    start: Start, website: Website, examples: Path
 ) -> None:
     transport = ("--transport", "streamable-http")
-    async with over_http("simple-tool", "mcp_simple_tool", *transport) as (url, process):
+    async with over_http(examples / "simple-tool", "mcp_simple_tool", *transport) as (
+        url,
+        process,
+    ):
         async with start(egress_allow=to(url)) as stub:
             await apply(stub, declared({"url": url}))
             call = {"url": website.url}
@@ -151,7 +155,7 @@ async def test_the_fetching_server_over_http_killed_and_back(
             again = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-m", "mcp_simple_tool", *transport, "--port", port),
-                env=os.environ | environment("simple-tool"),
+                env=os.environ | environment(examples / "simple-tool"),
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
             )
@@ -168,9 +172,9 @@ async def test_the_fetching_server_over_http_killed_and_back(
                 await again.wait()
 
 
-async def test_every_kind_of_answer_of_the_everything_server(start: Start) -> None:
+async def test_every_kind_of_answer_of_the_everything_server(start: Start, examples: Path) -> None:
     async with (
-        over_http("everything-server", "mcp_everything_server") as (url, _),
+        over_http(examples / "everything-server", "mcp_everything_server") as (url, _),
         start(egress_allow=to(url)) as stub,
     ):
         await apply(stub, declared({"url": url}, "e"))
@@ -191,10 +195,13 @@ async def test_every_kind_of_answer_of_the_everything_server(start: Start) -> No
 
 @pytest.mark.parametrize("options", [(), ("--json-response",)], ids=["events", "json"])
 async def test_the_server_that_notifies_while_it_works(
-    start: Start, options: tuple[str, ...]
+    start: Start, examples: Path, options: tuple[str, ...]
 ) -> None:
     async with (
-        over_http("simple-streamablehttp", "mcp_simple_streamablehttp", *options) as (url, _),
+        over_http(examples / "simple-streamablehttp", "mcp_simple_streamablehttp", *options) as (
+            url,
+            _,
+        ),
         start(egress_allow=to(url)) as stub,
     ):
         await apply(stub, declared({"url": url}))
@@ -208,10 +215,10 @@ async def test_the_server_that_notifies_while_it_works(
         assert "Sent 3 notifications" in text(result)
 
 
-async def test_pages_of_a_list_are_all_read(start: Start) -> None:
+async def test_pages_of_a_list_are_all_read(start: Start, examples: Path) -> None:
     backend = {
         "command": [sys.executable, "-m", "mcp_simple_pagination"],
-        "environment": environment("simple-pagination"),
+        "environment": environment(examples / "simple-pagination"),
     }
     async with start() as stub:
         await apply(stub, declared(backend, "p"))
