@@ -4,20 +4,14 @@ Each replica does it on its own; rows that another one is at work on are skipped
 space only: whether an entry still holds is decided when it is read.
 """
 
-import asyncio
-import random
-
-import structlog
 from prometheus_client import CollectorRegistry, Counter
 
 from peregrine.cache import postgres_tier
 from peregrine.cache.feed_store import FeedStore
-from peregrine.kit.errors import PeregrineError
 from peregrine.kit.postgres import Database
+from peregrine.kit.repeating import repeat
 
 _ROWS_AT_ONCE = 500
-
-log = structlog.get_logger(__name__)
 
 
 class Expiry:
@@ -54,14 +48,6 @@ class Expiry:
 
     async def run(self) -> None:
         """Until cancelled."""
-        while True:
-            await asyncio.sleep(self._interval * random.uniform(0.8, 1.2))
-            try:
-                await self.sweep()
-            except PeregrineError as error:
-                self._failures.inc()
-                log.warning("expiry_failed", reason=error.reason)
-            except Exception as error:
-                # The top of a background task: the next sweep may go better.
-                self._failures.inc()
-                log.error("expiry_failed", error=type(error).__name__, exc_info=error)
+        await repeat(
+            self.sweep, every=self._interval, failures=self._failures, failed="expiry_failed"
+        )

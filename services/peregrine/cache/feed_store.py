@@ -1,6 +1,5 @@
 """The feed and the policies in PostgreSQL, and the request ids that were answered."""
 
-import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from peregrine.api.cache.v1 import cache_pb2
 from peregrine.cache.entry import Address
 from peregrine.cache.feed import KEPT_EVENTS, POLICY, Event, mark_of
 from peregrine.cache.policies import MAX_POLICIES
+from peregrine.kit import requests
 from peregrine.kit.errors import (
     Aborted,
-    AlreadyExists,
     InvalidArgument,
     NotFound,
     ResourceExhausted,
@@ -21,6 +20,7 @@ from peregrine.kit.errors import (
 )
 from peregrine.kit.marks import Mark
 from peregrine.kit.postgres import ALL_TENANTS, Connection, Database, DatabaseError, Record
+from peregrine.kit.requests import Requests
 
 AT_ONCE = 500
 
@@ -58,15 +58,6 @@ _LIST = (
     "SELECT policy, version FROM cache.policies WHERE tenant = $1 AND namespace > $2 "
     "ORDER BY namespace LIMIT $3"
 )
-_ANSWERED = (
-    "SELECT digest, outcome FROM cache.requests "
-    "WHERE tenant = $1 AND request_id = $2 AND create_time >= now() - interval '24 hours'"
-)
-_CLAIM = """
-INSERT INTO cache.requests (tenant, request_id, digest, outcome) VALUES ($1, $2, $3, $4)
-ON CONFLICT (tenant, request_id) DO UPDATE
-    SET digest = EXCLUDED.digest, outcome = EXCLUDED.outcome, create_time = now()
-"""
 _SWEEP = f"""
 WITH requests AS (
     DELETE FROM cache.requests WHERE create_time < now() - interval '24 hours'
@@ -95,6 +86,7 @@ class FeedStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._requests = Requests("cache")
 
     async def load(self) -> Loaded:
         async with self._database.transaction(ALL_TENANTS, timeout=_LOAD_SECONDS) as conn:
@@ -138,10 +130,11 @@ class FeedStore:
         user = address.user if address else ""
         target = address.key if address else tag.encode()
         group = address.namespace if address else namespace
-        digest = _digest(request, user)
+        _check(request_id)
+        digest = b"" if request is None else requests.digest(request, user=user)
         removed = False
         async with self._writing(tenant, user=user) as conn:
-            answered = await _answered(conn, tenant, request_id, digest)
+            answered = await self._requests.answered(conn, tenant, request_id, digest)
             if answered is not None:
                 return answered, None, False
             if address is not None:
@@ -151,7 +144,7 @@ class FeedStore:
                 removed = status != "DELETE 0"
             row = await conn.fetchrow("cache_append", _APPEND, tenant, kind, user, group, target)
             event = _appended(row)
-            await _claim(conn, tenant, request_id, digest, event.sequence)
+            await self._requests.claim(conn, tenant, request_id, digest, event.sequence)
         return event.sequence, event, removed
 
     async def apply_policy(
@@ -162,12 +155,13 @@ class FeedStore:
         Raises:
           Aborted: VERSION_STALE. ResourceExhausted: POLICY_LIMIT_REACHED.
         """
-        digest = _digest(request)
+        _check(request.request_id)
+        digest = requests.digest(request)
         body = policy.SerializeToString(deterministic=True)
         applied, event = cache_pb2.Policy.FromString(body), None
         async with self._writing(tenant) as conn:
             await conn.execute("cache_policies_lock", _LOCK)
-            answered = await _answered(conn, tenant, request.request_id, digest)
+            answered = await self._requests.answered(conn, tenant, request.request_id, digest)
             if answered is not None:
                 applied.version = answered
                 return applied, None
@@ -205,7 +199,7 @@ class FeedStore:
                     )
                 )
             applied.version = version
-            await _claim(conn, tenant, request.request_id, digest, version)
+            await self._requests.claim(conn, tenant, request.request_id, digest, version)
         return applied, event
 
     async def policy(self, tenant: str, namespace: str) -> cache_pb2.Policy:
@@ -267,36 +261,9 @@ def _policy(row: Record) -> cache_pb2.Policy:
     return policy
 
 
-def _digest(request: Message | None, user: str = "") -> bytes:
-    if request is None:
-        return b""
-    digest = hashlib.blake2b(f"{type(request).__name__}/{user}".encode(), digest_size=16)
-    digest.update(request.SerializeToString(deterministic=True))
-    return digest.digest()
-
-
-async def _answered(conn: Connection, tenant: str, request_id: str, digest: bytes) -> int | None:
-    """The outcome of the same request, when it was answered before."""
-    if not request_id:
-        return None
-    if len(request_id) > 128 or not request_id.isprintable():
+def _check(request_id: str) -> None:
+    if len(request_id) > 128 or (request_id and not request_id.isprintable()):
         what = "is not 1 to 128 printable characters"
         raise InvalidArgument(
             f"request_id {what}", reason="REQUEST_ID_INVALID", violations=[("request_id", what)]
         )
-    row = await conn.fetchrow("cache_request", _ANSWERED, tenant, request_id)
-    if row is None:
-        return None
-    if row["digest"] != digest:
-        raise AlreadyExists(
-            "the request id was used for another request", reason="REQUEST_ID_REUSED"
-        )
-    outcome: int = row["outcome"]
-    return outcome
-
-
-async def _claim(
-    conn: Connection, tenant: str, request_id: str, digest: bytes, outcome: int
-) -> None:
-    if request_id:
-        await conn.execute("cache_claim", _CLAIM, tenant, request_id, digest, outcome)

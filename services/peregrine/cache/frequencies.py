@@ -5,8 +5,6 @@ of key and hour in PostgreSQL. Counting must cost a lookup next to nothing, so a
 from what a value can be computed anew is remembered when it was stored.
 """
 
-import asyncio
-import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,8 +17,8 @@ from prometheus_client import CollectorRegistry, Counter
 from peregrine.cache.entry import Address
 from peregrine.cache.sketch import Frequent
 from peregrine.kit.context import Identity
-from peregrine.kit.errors import PeregrineError
 from peregrine.kit.postgres import ALL_TENANTS, Database, Record
+from peregrine.kit.repeating import repeat
 
 MAX_SOURCE_BYTES = 4 * 1024
 
@@ -134,17 +132,12 @@ class Frequencies:
         return [row["tenant"] for row in rows]
 
     async def run(self) -> None:
-        while True:
-            await asyncio.sleep(_EVERY_SECONDS * random.uniform(0.8, 1.2))
-            try:
-                await self.flush()
-            except PeregrineError as error:
-                self._failures.inc()
-                log.warning("frequencies_not_stored", reason=error.reason)
-            except Exception as error:
-                # The top of a background task: the next time may go better.
-                self._failures.inc()
-                log.error("frequencies_not_stored", error=type(error).__name__, exc_info=error)
+        await repeat(
+            self.flush,
+            every=_EVERY_SECONDS,
+            failures=self._failures,
+            failed="frequencies_not_stored",
+        )
 
     def _args(self, tenant: str, namespace: str, limit: int) -> tuple[str, str, datetime, int]:
         return tenant, namespace, datetime.fromtimestamp(self._now(), UTC), limit

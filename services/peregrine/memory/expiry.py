@@ -4,18 +4,12 @@ Each replica does it on its own; rows that another one is at work on are skipped
 nothing: an id older than 24 hours counts as new whether its row is still there or not.
 """
 
-import asyncio
-import random
-
-import structlog
 from prometheus_client import CollectorRegistry, Counter
 
-from peregrine.kit.errors import PeregrineError
+from peregrine.kit.repeating import repeat
 from peregrine.memory.store import Store
 
 _ROWS_AT_ONCE = 1_000
-
-log = structlog.get_logger(__name__)
 
 
 class Expiry:
@@ -41,14 +35,6 @@ class Expiry:
 
     async def run(self) -> None:
         """Until cancelled."""
-        while True:
-            await asyncio.sleep(self._interval * random.uniform(0.8, 1.2))
-            try:
-                await self.sweep()
-            except PeregrineError as error:
-                self._failures.inc()
-                log.warning("expiry_failed", reason=error.reason)
-            except Exception as error:
-                # The top of a background task: the next sweep may go better.
-                self._failures.inc()
-                log.error("expiry_failed", error=type(error).__name__, exc_info=error)
+        await repeat(
+            self.sweep, every=self._interval, failures=self._failures, failed="expiry_failed"
+        )

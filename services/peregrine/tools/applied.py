@@ -7,23 +7,22 @@ force while PostgreSQL is away. The worker that a change is made at follows at o
 """
 
 import asyncio
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
-from google.protobuf.message import Message
 from prometheus_client import CollectorRegistry, Counter
 
 from peregrine.api.tools.v1 import tools_pb2
+from peregrine.kit import requests
 from peregrine.kit.errors import (
     Aborted,
-    AlreadyExists,
     PeregrineError,
     ResourceExhausted,
 )
 from peregrine.kit.postgres import ALL_TENANTS, Connection, Database, Record
+from peregrine.kit.requests import Requests
 
 MAX_TOOLS = 1_000
 
@@ -57,15 +56,6 @@ ON CONFLICT (tenant, name) DO UPDATE SET
     create_time = CASE WHEN r.deleted THEN now() ELSE r.create_time END
 RETURNING create_time, update_time
 """
-_CLAIM = """
-INSERT INTO tools.requests AS r (tenant, request_id, digest, outcome) VALUES ($1, $2, $3, $4)
-ON CONFLICT (tenant, request_id) DO UPDATE
-    SET digest = EXCLUDED.digest, outcome = EXCLUDED.outcome, create_time = now()
-"""
-_ANSWERED = (
-    "SELECT digest, outcome FROM tools.requests "
-    "WHERE tenant = $1 AND request_id = $2 AND create_time >= now() - interval '24 hours'"
-)
 _FORGET = (
     "DELETE FROM tools.requests WHERE tenant = $1 AND create_time < now() - interval '24 hours'"
 )
@@ -97,6 +87,7 @@ class AppliedTools:
         registry: CollectorRegistry | None = None,
     ) -> None:
         self._database = database
+        self._requests = Requests("tools")
         self._on_change = on_change
         self._on_listing = on_listing
         self._seen = 0
@@ -116,11 +107,11 @@ class AppliedTools:
         Raises:
           Aborted: VERSION_STALE. ResourceExhausted: TOOL_LIMIT_REACHED.
         """
-        digest = _digest(request)
+        digest = requests.digest(request)
         body = tool.SerializeToString(deterministic=True)
         async with self._database.transaction(tenant) as conn:
             await conn.execute("tools_lock", _LOCK)
-            answered = await _answered(conn, tenant, request.request_id, digest)
+            answered = await self._requests.answered(conn, tenant, request.request_id, digest)
             row = await conn.fetchrow("tools_read", _READ, tenant, tool.name)
             version: int = 0 if row is None else row["version"]
             there = row is not None and not row["deleted"]
@@ -141,17 +132,17 @@ class AppliedTools:
                     row = await conn.fetchrow(
                         "tools_write", _WRITE, tenant, tool.name, version, body, False
                     )
-                await _claim(conn, tenant, request.request_id, digest, version)
+                await self._claim(conn, tenant, request.request_id, digest, version)
         await self.follow_once()
         created, updated = (None, None) if row is None else (row["create_time"], row["update_time"])
         return registered(tool, version=version, created=created, updated=updated)
 
     async def delete(self, tenant: str, request: tools_pb2.DeleteToolRequest) -> bool:
         """False when there was none."""
-        digest = _digest(request)
+        digest = requests.digest(request)
         async with self._database.transaction(tenant) as conn:
             await conn.execute("tools_lock", _LOCK)
-            answered = await _answered(conn, tenant, request.request_id, digest)
+            answered = await self._requests.answered(conn, tenant, request.request_id, digest)
             if answered is not None:
                 return bool(answered)
             row = await conn.fetchrow("tools_read", _READ, tenant, request.name)
@@ -160,7 +151,7 @@ class AppliedTools:
                 await conn.fetchrow(
                     "tools_write", _WRITE, tenant, request.name, row["version"] + 1, b"", True
                 )
-            await _claim(conn, tenant, request.request_id, digest, int(there))
+            await self._claim(conn, tenant, request.request_id, digest, int(there))
         await self.follow_once()
         return there
 
@@ -175,6 +166,13 @@ class AppliedTools:
             if listing != stored:
                 await conn.execute("tools_list", _LIST, tenant, name, backend, listing)
         await self.follow_once()
+
+    async def _claim(
+        self, conn: Connection, tenant: str, request_id: str, digest: bytes, outcome: int
+    ) -> None:
+        if request_id:
+            await conn.execute("tools_forget_requests", _FORGET, tenant)
+            await self._requests.claim(conn, tenant, request_id, digest, outcome)
 
     async def follow_once(self) -> None:
         """Tells `on_change` all that has changed since the last time."""
@@ -236,35 +234,6 @@ def _change(row: Record) -> Change:
             updated=row["update_time"],
         )
     return Change(tenant=row["tenant"], name=row["name"], tool=tool)
-
-
-def _digest(request: Message) -> bytes:
-    digest = hashlib.blake2b(type(request).__name__.encode(), digest_size=16)
-    digest.update(request.SerializeToString(deterministic=True))
-    return digest.digest()
-
-
-async def _answered(conn: Connection, tenant: str, request_id: str, digest: bytes) -> int | None:
-    """The outcome of the same request, when it was answered before."""
-    if not request_id:
-        return None
-    row = await conn.fetchrow("tools_request", _ANSWERED, tenant, request_id)
-    if row is None:
-        return None
-    if row["digest"] != digest:
-        raise AlreadyExists(
-            "the request id was used for another request", reason="REQUEST_ID_REUSED"
-        )
-    outcome: int = row["outcome"]
-    return outcome
-
-
-async def _claim(
-    conn: Connection, tenant: str, request_id: str, digest: bytes, outcome: int
-) -> None:
-    if request_id:
-        await conn.execute("tools_forget_requests", _FORGET, tenant)
-        await conn.execute("tools_claim_request", _CLAIM, tenant, request_id, digest, outcome)
 
 
 async def _refuse_too_many(conn: Connection, tenant: str) -> None:
