@@ -70,8 +70,8 @@ class FaultProxy:
     async def close(self) -> None:
         assert self._server is not None
         self._server.close()
-        for session in self._sessions:
-            session.cancel()
+        # Also for a connection that was accepted already and is about to come to `_accept`.
+        self.cut()
         while self._sessions:
             await asyncio.wait(self._sessions)
         await self._server.wait_closed()
