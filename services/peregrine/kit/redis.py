@@ -8,6 +8,7 @@ raising past its limit. Replies stay bytes, over RESP2 without the handshake ext
 A caught `AWAY` means: Redis cannot be asked now, go on without it.
 """
 
+import asyncio
 from typing import Any
 
 from redis.asyncio import (
@@ -56,28 +57,38 @@ AWAY: tuple[type[Exception], ...] = (
 )
 
 
-class _LostIsLost:
-    """Python 3.12 and 3.13 answer a write to a transport that has just been closed with an
-    AttributeError from inside; it is a lost connection like any other."""
+class _Sending:
+    """What Python's versions make of a write that meets something else.
+
+    3.12 and 3.13 answer one to a transport that has just been closed with an AttributeError from
+    inside; it is a lost connection like any other. 3.11 can swallow a cancellation that comes as it
+    ends (redis-py writes within `asyncio.wait_for`), and a task that follows something for ever
+    would never end: it is cancelled after all.
+    """
 
     async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
         parent: Any = super()
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task is not None else 0
         try:
             await parent.send_packed_command(*args, **kwargs)
         except AttributeError as error:
             await parent.disconnect(nowait=True)
             raise RedisConnectionError("the connection is lost") from error
+        if task is not None and task.cancelling() > cancelled:
+            await parent.disconnect(nowait=True)
+            raise asyncio.CancelledError
 
 
-class _Tcp(_LostIsLost, Connection):
+class _Tcp(_Sending, Connection):
     pass
 
 
-class _Tls(_LostIsLost, SSLConnection):
+class _Tls(_Sending, SSLConnection):
     pass
 
 
-class _Unix(_LostIsLost, UnixDomainSocketConnection):
+class _Unix(_Sending, UnixDomainSocketConnection):
     pass
 
 

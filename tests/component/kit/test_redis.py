@@ -52,6 +52,21 @@ async def test_a_cancelled_command_never_leaves_its_reply_to_the_next_caller(
         await redis.close(client)
 
 
+async def test_a_cancelled_command_is_cancelled_at_whatever_step_it_was(redis_url: str) -> None:
+    """What follows a stream for ever would not end if it could go on after that."""
+    client = redis.connect(redis_url, max_connections=1)
+    try:
+        for turns in range(60):
+            task = asyncio.ensure_future(_get(client, "key"))
+            for _ in range(turns % 12):
+                await asyncio.sleep(0)
+            if task.cancel():
+                await asyncio.wait([task])
+                assert task.cancelled(), f"after {turns % 12} turns of the loop"
+    finally:
+        await redis.close(client)
+
+
 async def _get(client: redis.Redis, key: str) -> object:
     return await client.get(key)
 

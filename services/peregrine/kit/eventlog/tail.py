@@ -52,23 +52,16 @@ class Taken:
 def new_connection(redis: Redis) -> Any:
     """A connection outside the pool, for one task (the pool's are for whoever comes).
 
-    Without a socket timeout: redis-py implements it with `asyncio.wait_for`, which in Python 3.11
-    can swallow a cancellation. The callers here bound each exchange themselves.
+    Without a socket timeout, as the callers here bound each exchange themselves.
     """
     pool: Any = redis.connection_pool
     return pool.connection_class(**{**pool.connection_kwargs, "socket_timeout": None})
 
 
 async def bounded(call: Awaitable[T]) -> T:
-    """Awaits a call on the shared pool, at most `TIMEOUT` seconds; a cancellation that it swallowed
-    (see `new_connection`) is raised after all."""
-    task = asyncio.current_task()
-    cancelled = task.cancelling() if task is not None else 0
+    """Awaits a call on the shared pool, at most `TIMEOUT` seconds."""
     async with asyncio.timeout(TIMEOUT):
-        result = await call
-    if task is not None and task.cancelling() > cancelled:
-        raise asyncio.CancelledError
-    return result
+        return await call
 
 
 class Append(NamedTuple):
