@@ -29,7 +29,8 @@ class Requests:
             f"{component}_request",
             (
                 f"SELECT digest, outcome FROM {table}"  # noqa: S608
-                " WHERE tenant = $1 AND request_id = $2 AND create_time >= now() - interval '24 hours'"
+                " WHERE tenant = $1 AND request_id = $2"
+                " AND create_time >= now() - interval '24 hours'"
             ),
         )
         self._claimed = (
