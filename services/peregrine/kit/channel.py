@@ -70,13 +70,10 @@ class ChannelPool(grpc.aio.Channel):
         self._idempotent = idempotent
         self._on_retry = on_retry
         self._metadata = tuple(metadata)
-        options = channel_options(target)
-        self._channels = [
-            grpc.aio.insecure_channel(target, options=options)
-            if tls is None
-            else grpc.aio.secure_channel(target, tls, options=options)
-            for _ in range(size)
-        ]
+        self._tls = tls
+        self._channels = [self._opened() for _ in range(size)]
+        # What stubs call, one for each channel, and what makes it of a channel.
+        self._methods: list[tuple[list[Any], Callable[[grpc.aio.Channel], Any]]] = []
         self._in_flight = [0] * size
         self._landed = [self._landing(index) for index in range(size)]
 
@@ -86,7 +83,8 @@ class ChannelPool(grpc.aio.Channel):
         return tuple(self._in_flight)
 
     async def warm(self, timeout: float) -> None:
-        """Connects every channel.
+        """Connects every channel. One that did not connect in time begins anew: gRPC asks for an
+        address that it did not get ever more seldom, in the end every two minutes.
 
         Raises:
           Unavailable: PEER_UNREACHABLE, when not all connected within `timeout` seconds.
@@ -95,12 +93,28 @@ class ChannelPool(grpc.aio.Channel):
             async with asyncio.timeout(timeout):
                 await self.channel_ready()
         except TimeoutError:
+            await self._renew()
             raise Unavailable(
                 f"{self.name} at {self.target} cannot be reached",
                 reason="PEER_UNREACHABLE",
                 metadata={"peer": self.name},
                 retry_after=1.0,
             ) from None
+
+    def _opened(self) -> grpc.aio.Channel:
+        options = channel_options(self.target)
+        if self._tls is None:
+            return grpc.aio.insecure_channel(self.target, options=options)
+        return grpc.aio.secure_channel(self.target, self._tls, options=options)
+
+    async def _renew(self) -> None:
+        for index, former in enumerate(self._channels):
+            if former.get_state() is READY:
+                continue
+            channel = self._channels[index] = self._opened()
+            for calls, made in self._methods:
+                calls[index] = made(channel)
+            await former.close()
 
     async def close(self, grace: float | None = None) -> None:
         """Closes the channels; calls in flight get `grace` seconds, none by default."""
@@ -149,12 +163,11 @@ class ChannelPool(grpc.aio.Channel):
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
     ) -> "grpc.aio.UnaryUnaryMultiCallable[Any, Any]":
-        calls = [
-            channel.unary_unary(
+        calls = self._calls(
+            lambda channel: channel.unary_unary(
                 method, request_serializer, response_deserializer, _registered_method
             )
-            for channel in self._channels
-        ]
+        )
         if method in self._idempotent:
             return _RetriedUnary(self, method, calls)
         return _Unary(self, method, calls)
@@ -166,13 +179,17 @@ class ChannelPool(grpc.aio.Channel):
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
     ) -> "grpc.aio.UnaryStreamMultiCallable[Any, Any]":
-        calls = [
-            channel.unary_stream(
+        calls = self._calls(
+            lambda channel: channel.unary_stream(
                 method, request_serializer, response_deserializer, _registered_method
             )
-            for channel in self._channels
-        ]
+        )
         return _Stream(self, method, calls)
+
+    def _calls(self, made: Callable[[grpc.aio.Channel], Any]) -> list[Any]:
+        calls = [made(channel) for channel in self._channels]
+        self._methods.append((calls, made))
+        return calls
 
     def stream_unary(self, method: str, *_: Any, **__: Any) -> NoReturn:
         raise NotImplementedError(f"{method}: the contract has no client-streaming methods")

@@ -53,6 +53,8 @@ def channel_options(target: str) -> Options:
         ("grpc.min_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2_000),
         ("grpc.dns_min_time_between_resolutions_ms", 5_000),
+        # Of one lookup, with all its search domains: two minutes otherwise, if an answer is lost.
+        ("grpc.dns_ares_query_timeout", 5_000),
         # Peers are neighbours: neither a proxy nor a TXT record has a say.
         ("grpc.enable_http_proxy", 0),
         ("grpc.service_config_disable_resolution", 1),

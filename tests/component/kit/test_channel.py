@@ -17,6 +17,7 @@ from peregrine.kit.context import Identity
 from peregrine.kit.settings import InnerSettings
 from tests.component.kit.echo import COUNT, GET, EchoServicer, EchoStub, echo_server, forever
 from tests.support.eventually import eventually
+from tests.support.names import name_server
 from tests.support.ports import free_port
 from tests.support.proxy import fault_proxy
 
@@ -42,6 +43,19 @@ async def test_a_pool_has_a_connection_for_each_channel() -> None:
         await calls.warm(5)
         assert calls.get_state() is grpc.ChannelConnectivity.READY
         assert proxy.connections == 3
+
+
+async def test_a_channel_that_got_no_address_asks_anew_and_its_stubs_with_it() -> None:
+    # Whoever asked first never hears; gRPC would ask again after some eight seconds.
+    async with echo_server() as server, name_server(lost=1) as names:
+        port = server.address.rpartition(":")[2]
+        async with pool(f"dns://127.0.0.1:{names.port}/echo.example.:{port}", size=1) as calls:
+            stub = EchoStub(calls)
+            with pytest.raises(errors.Unavailable) as away:
+                await calls.warm(0.2)
+            assert away.value.reason == "PEER_UNREACHABLE"
+            await calls.warm(5)
+            assert (await stub.Get(HELLO)).value == "hello"
 
 
 async def test_calls_go_to_the_least_busy_channel_and_are_counted_until_they_end() -> None:
