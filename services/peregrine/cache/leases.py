@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import structlog
+from prometheus_client import Counter
 
 from peregrine.cache.entry import Address
 from peregrine.cache.redis_tier import asked, script
@@ -93,10 +94,12 @@ class Waits:
 
     Args:
       held: whether somebody holds the lease now; raises `Away` or `Refused`.
+      failures: counts watchers that broke.
     """
 
-    def __init__(self, held: Callable[[Address], Awaitable[bool]]) -> None:
+    def __init__(self, held: Callable[[Address], Awaitable[bool]], *, failures: Counter) -> None:
         self._held = held
+        self._failures = failures
         self._watched: dict[Address, _Watched] = {}
 
     async def over(self, address: Address, seconds: float) -> bool:
@@ -152,6 +155,7 @@ class Waits:
             _settle(watched.over, error)
         except Exception as error:
             # The top of a background task: whoever waits is told.
+            self._failures.inc()
             log.error("lease_not_watched", error=type(error).__name__, exc_info=error)
             _settle(watched.over, Away("LEASES_UNAVAILABLE"))
         finally:

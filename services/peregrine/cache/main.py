@@ -32,6 +32,7 @@ from peregrine.cache.tiers import Tiers
 from peregrine.cache.warming import Warming
 from peregrine.client import ToolsClient
 from peregrine.kit import redis, serve, telemetry
+from peregrine.kit.background import Failures
 from peregrine.kit.breaker import Breaker
 from peregrine.kit.errors import StartRefused
 from peregrine.kit.postgres import Database, check_schema
@@ -129,6 +130,7 @@ async def build(
     """
     registry = registry or telemetry.new_registry()
     metrics = CacheMetrics(registry)
+    failures = Failures(registry)
     async with AsyncExitStack() as stack:
         database = await Database.connect(
             settings.postgres_dsn,
@@ -162,7 +164,7 @@ async def build(
         await following.load()
         tiers = Tiers(redis=redis_tier_, postgres=postgres, feed=feed, metrics=metrics, now=now)
         leases = Leases(leases_redis, guard=leases_guard)
-        waits = Waits(leases.held)
+        waits = Waits(leases.held, failures=failures.of("lease_watch"))
         stack.push_async_callback(waits.close)
         frequencies = Frequencies(database=database, registry=registry, now=now)
         fills = Fills(
@@ -180,7 +182,12 @@ async def build(
                 tools = await stack.enter_async_context(ToolsClient(settings.tools_target))
             loaders = load_modules(settings.loaders, database=database, tools=tools)
         warming = Warming(
-            tiers=tiers, fills=fills, feed=feed, loaders=loaders, frequencies=frequencies
+            tiers=tiers,
+            fills=fills,
+            feed=feed,
+            loaders=loaders,
+            frequencies=frequencies,
+            failures=failures.of("warming"),
         )
         service = CacheService(
             tiers=tiers,
@@ -200,7 +207,12 @@ async def build(
         expiry = Expiry(
             database=database, feed=store, interval=settings.expiry_seconds, registry=registry
         )
-        sizes = Sizes(redis=redis_tier_, postgres=postgres, registry=registry)
+        sizes = Sizes(
+            redis=redis_tier_,
+            postgres=postgres,
+            registry=registry,
+            failures=failures.of("sizes"),
+        )
         background = [
             asyncio.create_task(work, name=f"cache-{name}")
             for name, work in (

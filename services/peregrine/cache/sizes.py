@@ -18,11 +18,17 @@ log = structlog.get_logger(__name__)
 
 
 class Sizes:
-    """`run` until cancelled."""
+    """`run` until cancelled. `failures` counts looks that broke."""
 
     def __init__(
-        self, *, redis: RedisTier, postgres: PostgresTier, registry: CollectorRegistry
+        self,
+        *,
+        redis: RedisTier,
+        postgres: PostgresTier,
+        registry: CollectorRegistry,
+        failures: Counter,
     ) -> None:
+        self._failures = failures
         self._redis = redis
         self._postgres = postgres
         self._evicted = 0
@@ -67,6 +73,7 @@ class Sizes:
                 log.info("sizes_unknown", reason=str(problem))
             except Exception as error:
                 # The top of a background task: the next look may go better.
+                self._failures.inc()
                 log.error("sizes_unknown", error=type(error).__name__, exc_info=error)
             await asyncio.sleep(_EVERY_SECONDS * random.uniform(0.8, 1.2))
 

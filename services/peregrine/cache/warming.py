@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 
 import structlog
+from prometheus_client import Counter
 
 from peregrine.cache.entry import Address
 from peregrine.cache.feed import Feed
@@ -42,6 +43,8 @@ class Progress:
 
 
 class Warming:
+    """`failures` counts what broke warming at the start, and loaders that broke."""
+
     def __init__(
         self,
         *,
@@ -50,7 +53,9 @@ class Warming:
         feed: Feed,
         loaders: Loaders,
         frequencies: Frequencies,
+        failures: Counter,
     ) -> None:
+        self._failures = failures
         self._tiers = tiers
         self._fills = fills
         self._feed = feed
@@ -91,9 +96,11 @@ class Warming:
                         each.policy.namespace, None if everyone else each.tenant
                     )
         except PeregrineError as error:
+            self._failures.inc()
             log.warning("not_warmed", reason=error.reason)
         except Exception as error:
             # The top of a background task: a cold cache is slow, not broken.
+            self._failures.inc()
             log.error("not_warmed", error=type(error).__name__, exc_info=error)
 
     async def _warm_namespace(self, namespace: str, tenant: str | None) -> None:
@@ -127,6 +134,7 @@ class Warming:
                 loaded = await loader(wanted)
         except Exception as error:
             # A loader may be anybody's code: its failure costs one key.
+            self._failures.inc()
             log.warning(
                 "not_loaded",
                 namespace=address.namespace,

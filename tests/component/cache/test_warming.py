@@ -52,6 +52,8 @@ async def test_a_list_is_loaded_with_progress_and_only_once(warm: Cache) -> None
     )
     end = (await run(warm, request))[-1]
     assert (end.loaded, end.failed, end.present, end.total) == (2, 2, 1, 5)
+    # One loader broke; the other one had nothing.
+    assert warm.sample("peregrine_background_failures_total", task="warming") == 1
     assert await warm.value(key("a", TENANT, "made"), BOB) == b"value of a"
     assert await warm.value(key("a", USER, "made")) is None
     end = (await run(warm, request))[-1]

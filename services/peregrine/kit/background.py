@@ -1,0 +1,23 @@
+"""What fails where nobody waits for it, counted.
+
+A task in the background has no caller to tell. At its top it logs what broke it and goes on, or
+ends; and it counts that here, so that somebody can be woken by it.
+"""
+
+from prometheus_client import CollectorRegistry, Counter
+
+
+class Failures:
+    """Made once in a process, by whoever wires it."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._total = Counter(
+            "peregrine_background_failures_total",
+            "What broke a task in the background that no call waited for; by task",
+            ["task"],
+            registry=registry,
+        )
+
+    def of(self, task: str) -> Counter:
+        """The counter of one task, at 0 from now on."""
+        return self._total.labels(task)
