@@ -166,32 +166,39 @@ def _hit_rates() -> list[Row]:
     entries = 1_000
     lru = hit_rates.least_recently_used(keys, entries=entries)
     sieve = hit_rates.sieve(keys, entries=entries)
+    shipped = hit_rates.hit_rate(hit_rates.SHIPPED)
     return [
         Row(
-            name="cache: hit rate, 1 h to live, cold, stale for 2 min while renewed",
-            value=hit_rates.hit_rate(3_600.0, while_revalidate=120.0) * 100,
+            name="cache: hit rate, 1 h to live, cold, default policy, for who allows stale",
+            value=shipped.hits * 100,
             unit="%",
             bound=Bound(at_least=76.0),
+            detail={"stale": shipped.stale * 100},
         ),
         Row(
-            name="cache: hit rate, 1 h to live, cold, never stale",
-            value=hit_rates.hit_rate(3_600.0) * 100,
+            name="cache: of these, up to 2 min past their time, flagged, while renewed",
+            value=shipped.stale * 100,
             unit="%",
         ),
         Row(
-            name="cache: hit rate, tuned time to live, warmed",
-            value=hit_rates.hit_rate(hit_rates.TUNED_TTL, warmed=True) * 100,
+            name="cache: hit rate, 1 h to live, cold, plain expiry (75.8 is the most there is)",
+            value=hit_rates.hit_rate(hit_rates.PLAIN).hits * 100,
+            unit="%",
+        ),
+        Row(
+            name="cache: hit rate, tuned time to live, warmed, plain expiry",
+            value=hit_rates.hit_rate(hit_rates.TUNED, warmed=True).hits * 100,
             unit="%",
             bound=Bound(at_least=80.0),
         ),
         Row(
             name="cache: hit rate of the first minute, cold",
-            value=hit_rates.hit_rate(3_600.0, within=60.0) * 100,
+            value=hit_rates.hit_rate(hit_rates.SHIPPED, within=60.0).hits * 100,
             unit="%",
         ),
         Row(
             name="cache: hit rate of the first minute, warmed",
-            value=hit_rates.hit_rate(3_600.0, warmed=True, within=60.0) * 100,
+            value=hit_rates.hit_rate(hit_rates.SHIPPED, warmed=True, within=60.0).hits * 100,
             unit="%",
         ),
         Row(

@@ -3,7 +3,9 @@
 A value has the time at which it was true. How long it lives from then on is what the namespace's
 policy says *now*, within what the writer allowed, so a changed policy holds for what is there, too.
 Past its time a value is `STALE` while the policy lets callers have it during a refresh, then
-`LAST_RESORT` while it is still better than an error, then `OVER`.
+`LAST_RESORT` while it is still better than an error, then `OVER`. A policy that says nothing of
+refreshes allows a thirtieth of the time to live for them, two minutes at most, and never past what
+writer and policy allow at the very most (ADR 0019).
 
 A time to live that comes from a policy or is the default is stretched or shortened by up to a
 tenth, the same for every reader of that entry: entries that were stored together do not end
@@ -20,6 +22,7 @@ DEFAULT_TTL = 3_600.0
 MAX_TTL = 30 * 86_400.0
 ABSENT_TTL = 5.0
 
+_STALE_SHARE, _STALE_SECONDS = 1 / 30, 120.0
 _JITTER = 0.1
 _SCATTER = 2_654_435_761  # Knuth's multiplier: neighbouring versions fall far apart
 # What is over stays a little longer, so that its successor can be compared with it.
@@ -28,12 +31,13 @@ _KEPT_FOR_COMPARISON = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What a policy says, in seconds. `ttl` and `max_ttl` are 0 where it says nothing."""
+    """What a policy says, in seconds. `ttl` and `max_ttl` are 0 where it says nothing, and
+    `stale_while_revalidate` is None."""
 
     ttl: float = 0.0
     min_ttl: float = 0.0
     max_ttl: float = 0.0
-    stale_while_revalidate: float = 0.0
+    stale_while_revalidate: float | None = None
     stale_if_error: float = 0.0
     never: bool = False
 
@@ -71,11 +75,19 @@ def judge(entry: Entry, terms: Terms, now: float) -> tuple[State, float]:
         return State.FRESH, ttl
     if entry.absent:
         return State.OVER, ttl
-    if past < terms.stale_while_revalidate:
+    if past < while_revalidate(entry, terms, ttl):
         return State.STALE, ttl
     if past < terms.stale_if_error:
         return State.LAST_RESORT, ttl
     return State.OVER, ttl
+
+
+def while_revalidate(entry: Entry, terms: Terms, ttl: float) -> float:
+    """Seconds past its time to live for which callers that allow it get the entry meanwhile."""
+    if terms.stale_while_revalidate is not None:
+        return terms.stale_while_revalidate
+    most = min(entry.ttl or MAX_TTL, terms.max_ttl or MAX_TTL)
+    return max(min(ttl * _STALE_SHARE, _STALE_SECONDS, most - ttl), 0.0)
 
 
 def kept_until(entry: Entry, terms: Terms) -> float:
@@ -83,7 +95,7 @@ def kept_until(entry: Entry, terms: Terms) -> float:
     ttl = time_to_live(entry, terms)
     grace = min(ttl, _KEPT_FOR_COMPARISON)
     if not entry.absent:
-        grace = max(grace, terms.stale_while_revalidate, terms.stale_if_error)
+        grace = max(grace, while_revalidate(entry, terms, ttl), terms.stale_if_error)
     return entry.fetch_time + ttl + grace
 
 

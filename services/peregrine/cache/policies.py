@@ -88,9 +88,8 @@ def checked(policy: cache_pb2.Policy) -> cache_pb2.Policy:
 
 
 def terms_of(policy: cache_pb2.Policy) -> Terms:
-    return Terms(
-        **{name: _seconds(getattr(policy, name)) for name in _DURATIONS}, never=policy.never
-    )
+    given = {name: _seconds(getattr(policy, name)) for name in _DURATIONS if policy.HasField(name)}
+    return Terms(**given, never=policy.never)
 
 
 def _seconds(duration: duration_pb2.Duration) -> float:

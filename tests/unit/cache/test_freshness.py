@@ -19,6 +19,7 @@ from peregrine.cache.freshness import (
     kept_until,
     renew_early,
     time_to_live,
+    while_revalidate,
 )
 
 SECONDS = st.floats(0.001, MAX_TTL)
@@ -96,6 +97,35 @@ def test_a_value_goes_from_fresh_over_stale_and_last_resort_to_over() -> None:
     assert states == [State.FRESH] * 2 + [State.STALE] * 2 + [State.LAST_RESORT] * 2
     assert judge(entry(ttl=100), terms, 1_151)[0] is State.OVER
     assert judge(entry(ttl=100), NO_POLICY, 1_100)[0] is State.OVER
+
+
+@given(VERSIONS, SECONDS, SECONDS, SECONDS)
+def test_by_default_a_value_is_had_for_a_thirtieth_longer_and_never_past_what_is_allowed(
+    version: int, first: float, cap: float, max_ttl: float
+) -> None:
+    one = entry(version=version, ttl=cap, first_ttl=first)
+    for terms in (NO_POLICY, Terms(ttl=first), Terms(ttl=first, max_ttl=max_ttl)):
+        ttl = time_to_live(one, terms)
+        longer = while_revalidate(one, terms, ttl)
+        assert 0 <= longer <= min(ttl / 30, 120)
+        assert ttl + longer <= min(cap, terms.max_ttl or MAX_TTL) + 1e-6 or longer == 0
+        if longer > 1e-3:
+            assert judge(one, terms, 1_000 + ttl + longer / 2)[0] is State.STALE
+        assert judge(one, terms, 1_000 + ttl + longer + 1e-3)[0] is State.OVER
+
+
+def test_two_minutes_at_an_hour_and_nothing_past_what_the_writer_gave_to_the_letter() -> None:
+    assert while_revalidate(entry(first_ttl=3_600), NO_POLICY, 3_600.0) == 120
+    assert while_revalidate(entry(ttl=86_400, first_ttl=3_600), NO_POLICY, 3_600.0) == 120
+    assert while_revalidate(entry(ttl=3_600), NO_POLICY, 3_600.0) == 0
+    assert while_revalidate(entry(ttl=60, first_ttl=60), NO_POLICY, 60.0) == 0
+    assert while_revalidate(entry(first_ttl=86_400), NO_POLICY, 86_400.0) == 120
+
+
+def test_a_policy_says_otherwise_also_that_there_is_none() -> None:
+    one = entry(first_ttl=3_600)
+    assert while_revalidate(one, Terms(ttl=3_600, stale_while_revalidate=0.0), 3_600.0) == 0
+    assert while_revalidate(one, Terms(ttl=3_600, stale_while_revalidate=600), 3_600.0) == 600
 
 
 def test_a_shorter_policy_bites_what_is_there() -> None:
