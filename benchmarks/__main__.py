@@ -19,6 +19,7 @@ from benchmarks import rows
 from benchmarks.lab import Lab
 from benchmarks.measurements import (
     cache,
+    cache_feed,
     cache_outage,
     calls,
     crowd,
@@ -45,6 +46,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "eager": eager.eager,
     "log": logs.logs,
     "cache": cache.cache,
+    "feed": cache_feed.feed,
     "outage": cache_outage.outages,
     "tools": tools.tools,
     "crowd": crowd.crowd,

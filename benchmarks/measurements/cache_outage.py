@@ -10,41 +10,33 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import grpc.aio
-from tests.support.eventually import eventually
+from tests.support import broken_stores
+from tests.support.broken_stores import FAULTS, PostgresStore, RedisStore, Replica
 
-from benchmarks import broken_stores
-from benchmarks.broken_stores import PostgresStore, RedisStore, Replica
 from benchmarks.lab import Lab
 from benchmarks.rows import Bound, Row, percentile, spread
 from peregrine.api.cache.v1 import cache_pb2 as pb
 from peregrine.api.cache.v1 import cache_pb2_grpc as rpc
 from peregrine.client import CacheClient, Identity
 
-# What takes the store away, and what brings it back.
-FAULTS = {
-    "stopped": ("stopped", "started"),
-    "frozen": ("frozen", "thawed"),
-    "slow": ("slow", "fast"),
-    "full": ("full", "roomy"),
-    "restarted empty": ("lost", "started_empty"),
-}
 _OPENS = frozenset(FAULTS) - {"full"}  # full is an answer, too
 
 _CALLERS = 5
 _PAUSE_SECONDS = 0.01
 _KEYS = 200
 _HEALTHY_SECONDS = 1.0
-_AWAY_SECONDS = 1.5
+_AWAY_SECONDS = 2.0
 _PATIENCE_SECONDS = 15.0
 _CALL_SECONDS = 5.0
 
 
 async def outages(lab: Lab) -> AsyncIterator[Row]:
     async with (
-        broken_stores.opened(lab, name="outage", replicas=1) as world,
+        broken_stores.opened(lab.children, lab.directory / "outage", replicas=1) as world,
         _Callers.of(world.replicas[0]) as callers,
     ):
         healthy: list[float] = []
@@ -119,7 +111,8 @@ class _Callers:
 
     async def during(self, seconds: float) -> list[float]:
         """What calls took that began and ended meanwhile."""
-        self._taken = taken = []
+        taken: list[float] = []
+        self._taken = taken
         await asyncio.sleep(seconds)
         self._taken = []
         return taken
@@ -212,16 +205,22 @@ async def _until_open(replica: Replica, store: RedisStore | PostgresStore) -> No
     async def left_out() -> bool:
         return not any([await replica.up(level) for level in store.levels])
 
-    await eventually(left_out, timeout=_PATIENCE_SECONDS, interval=0.02)
+    await _until(left_out, f"{store.name} is left out")
 
 
 async def _healing(callers: _Callers, name: str) -> float:
     """Seconds until it is used as before: for entries, for leases, and for the feed."""
     begun = time.monotonic()
-    await eventually(
-        lambda: _as_before(callers), timeout=_PATIENCE_SECONDS, interval=0.02, what=f"{name} heals"
-    )
+    await _until(partial(_as_before, callers), f"{name}: healed")
     return time.monotonic() - begun
+
+
+async def _until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
+    give_up = time.monotonic() + _PATIENCE_SECONDS
+    while not await condition():
+        if time.monotonic() > give_up:
+            raise RuntimeError(f"not within {_PATIENCE_SECONDS:g} s: {what}")
+        await asyncio.sleep(0.02)
 
 
 async def _as_before(callers: _Callers) -> bool:

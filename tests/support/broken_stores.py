@@ -20,18 +20,27 @@ import asyncpg
 import httpx
 import psutil
 from redis.asyncio import Redis
-from tests.support.dsn import through
-from tests.support.proxy import FaultProxy, fault_proxy
 
-from benchmarks.lab import Lab
 from peregrine.kit import postgres
 from peregrine.local import health, migrations, places, plan, servers
 from peregrine.local.processes import Children, until_ready
 from peregrine.local.servers import PostgresServer, RedisServer
+from tests.support.dsn import through
+from tests.support.proxy import FaultProxy, fault_proxy
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 5.0
 _SLOW_SECONDS = 0.3
+
+
+# What takes a store away, and what brings it back.
+FAULTS = {
+    "stopped": ("stopped", "started"),
+    "frozen": ("frozen", "thawed"),
+    "slow": ("slow", "fast"),
+    "full": ("full", "roomy"),
+    "restarted empty": ("lost", "started_empty"),
+}
 
 
 class RedisStore:
@@ -88,8 +97,9 @@ class PostgresStore:
     name = "PostgreSQL"
     levels = ("postgres",)
 
-    def __init__(self, directory: Path, children: Children) -> None:
+    def __init__(self, directory: Path, children: Children, *, durable: bool) -> None:
         self._directory = directory
+        self._durable = durable
         self._children = children
         self._running = contextlib.AsyncExitStack()
         self._server: PostgresServer
@@ -129,6 +139,7 @@ class PostgresStore:
                 self._children,
                 directory=self._directory / "pg",
                 log_path=self._directory / "postgres.log",
+                durable=self._durable,
             )
         )
 
@@ -208,25 +219,24 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def opened(lab: Lab, *, name: str, replicas: int) -> AsyncIterator[World]:
-    """Both stores, and so many replicas of the cache that serve."""
-    directory = lab.directory / name
-    directory.mkdir(mode=0o755)
+async def opened(
+    children: Children, directory: Path, *, replicas: int, durable: bool = True
+) -> AsyncIterator[World]:
+    """Both stores in a new `directory`, and so many replicas of the cache that serve."""
+    directory.mkdir(mode=0o755)  # noqa: ASYNC240 - once, before anything runs
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(
-            servers.redis(
-                lab.children, directory=directory / "redis", log_path=directory / "redis.log"
-            )
+            servers.redis(children, directory=directory / "redis", log_path=directory / "redis.log")
         )
         proxy = await stack.enter_async_context(fault_proxy(str(server.socket_path)))
         redis = RedisStore(server, proxy)
-        postgres = PostgresStore(directory, lab.children)
+        postgres = PostgresStore(directory, children, durable=durable)
         await stack.enter_async_context(postgres.opened())
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=5.0))
         found = []
         for number in range(replicas):
             service = _service(redis.url, postgres.dsn)
-            child = lab.children.spawn(
+            child = children.spawn(
                 "cache",
                 service.command,
                 env=service.environ,
