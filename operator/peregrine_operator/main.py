@@ -226,6 +226,7 @@ class Operator:
             name=settings.lease_name,
             me=self._me,
         )
+        self.health.lease_unread_for = lambda: time.monotonic() - lease.beat
         with self._acting():
             while True:
                 self.health.started = True
@@ -272,6 +273,7 @@ class Operator:
             prometheus=self._prometheus,
             writer=writer,
             metrics=self._metrics,
+            turned=lambda: self.health.turn("pools"),
         )
         policies = Policies(
             view=view,
@@ -279,6 +281,7 @@ class Operator:
             prometheus=self._prometheus,
             writer=writer,
             metrics=self._metrics,
+            turned=lambda: self.health.turn("policies"),
         )
         reconciler = Reconciler(
             view=view,

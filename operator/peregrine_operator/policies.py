@@ -1,14 +1,14 @@
 """Cache policies: given to the cache as they stand, and tuned once a minute within their bounds.
 
 What is decided is `ttl.decide`'s; this is how its input comes together and what becomes of its
-output. In Observe it is only said. What must not be forgotten is in the status.
+output. In Observe it is only said. What must not be forgotten is in the status, before the cache is
+told of it.
 
 The cache knows no deletion of a policy. When the resource goes, its namespace gets a policy that
 says nothing, which is what a namespace without one has.
 """
 
 import asyncio
-import functools
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
@@ -17,41 +17,30 @@ from typing import Any
 import structlog
 
 from peregrine.api.cache.v1 import cache_pb2
-from peregrine.client import CacheClient, resources
-from peregrine.client.resources import ResourceError
+from peregrine.client import CacheClient
 from peregrine.kit import context
 from peregrine.kit.errors import PeregrineError
-from peregrine_operator import cache_signals, decisions, ttl
+from peregrine_operator import cache_signals, decisions, policy_status, ttl
 from peregrine_operator.decisions import FINALIZER, Ready
 from peregrine_operator.evidence import NoData
 from peregrine_operator.kubernetes import ApiError
 from peregrine_operator.metrics import Metrics
 from peregrine_operator.prometheus import Prometheus
-from peregrine_operator.ttl import Decision, State
+from peregrine_operator.ttl import Decision
 from peregrine_operator.view import Object, View
-from peregrine_operator.writing import Event, Gone, Writer, instant
+from peregrine_operator.writing import Event, Gone, Writer
 
 LOOK = 5.0
-PAUSED = "cache.peregrine.dev/paused"
 _SERVICE = "the cache"
 _LIST_EVERY = 30.0
 _LOOK_SECONDS = 15.0
-_FIRST_TTL, _LONGEST_TTL = 3600.0, 86_400.0
-_MOVES = frozenset(
-    {
-        ttl.Reason.LENGTHENED,
-        ttl.Reason.SHORTENED,
-        ttl.Reason.EMERGENCY,
-        ttl.Reason.ROLLED_BACK,
-        ttl.Reason.OUT_OF_BOUNDS,
-    }
-)
+_AT_ONCE = 8
 
 log = structlog.get_logger(__name__)
 
 
 class Policies:
-    """`clock` gives Unix seconds."""
+    """`clock` gives Unix seconds; `turned` is told that the loop turns."""
 
     def __init__(
         self,
@@ -62,6 +51,7 @@ class Policies:
         writer: Writer,
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
+        turned: Callable[[], None] = lambda: None,
     ) -> None:
         self._view = view
         self._cache = cache
@@ -69,6 +59,7 @@ class Policies:
         self._writer = writer
         self._metrics = metrics
         self._clock = clock
+        self._turned = turned
         self._held: dict[str, cache_pb2.Policy] | None = None
         self._away: PeregrineError | None = None
         self._listed_at = 0.0
@@ -82,21 +73,35 @@ class Policies:
             await asyncio.sleep(LOOK)
 
     async def look_at_all(self) -> None:
+        self._turned()
         policies = self._view.of("CachePolicy")
         if not policies:
             return
         now = self._clock()
         if self._held is None or now - self._listed_at >= _LIST_EVERY:
             await self._list(now)
-        for one in policies:
-            await self._guarded(one, functools.partial(self._look, one, now))
+        await self._each(policies, lambda one: self._look(one, now))
         if now - self._ticked_at < ttl.TICK:
             return
         self._ticked_at = now
         answers = await self._prometheus.ask(cache_signals.QUERIES, at=now)
-        for one in self._view.of("CachePolicy"):
-            sample = cache_signals.read(answers, one.claim[1])
-            await self._guarded(one, functools.partial(self._tune, one, sample, now))
+
+        async def tune(one: Object) -> str:
+            return await self._tune(one, cache_signals.read(answers, one.claim[1]), now)
+
+        await self._each(self._view.of("CachePolicy"), tune)
+
+    async def _each(self, policies: list[Object], work: Callable[[Object], Awaitable[str]]) -> None:
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def one_of_them(one: Object) -> None:
+            async with gate:
+                await self._guarded(one, work)
+                self._turned()
+
+        async with asyncio.TaskGroup() as group:
+            for one in policies:
+                group.create_task(one_of_them(one))
 
     async def _list(self, now: float) -> None:
         try:
@@ -107,12 +112,13 @@ class Policies:
             self._held, self._away = None, error
             log.warning("policies_not_listed", reason=error.reason, error=error.message)
 
-    async def _guarded(self, one: Object, work: Callable[[], Awaitable[str]]) -> None:
+    async def _guarded(self, one: Object, work: Callable[[Object], Awaitable[str]]) -> None:
+        began = time.perf_counter()
         outcome = "failed"
         try:
             async with asyncio.timeout(_LOOK_SECONDS):
                 with context.bind(retries=1):
-                    outcome = await work()
+                    outcome = await work(one)
         except Gone:
             outcome = "unchanged"
         except PeregrineError as error:
@@ -128,6 +134,7 @@ class Policies:
                 "look_broke", resource=str(one.key), error=type(error).__name__, exc_info=error
             )
         self._metrics.reconciles.labels("CachePolicy", outcome).inc()
+        self._metrics.reconcile_time.labels("CachePolicy").observe(time.perf_counter() - began)
 
     async def _failed(self, one: Object, error: PeregrineError) -> str:
         failure = decisions.failure(error, _SERVICE, deleting=one.deleting)
@@ -151,7 +158,7 @@ class Policies:
             why = f"{name} is older and is about the same namespace: delete one of the two"
             await self._say(one, Ready("False", "Conflicted", why))
             return "refused"
-        wanted, problems = _wanted(one)
+        wanted, problems = policy_status.wanted(one)
         if wanted is None:
             await self._say(one, Ready("False", "Invalid", problems))
             return "refused"
@@ -169,11 +176,11 @@ class Policies:
             return "unchanged"
         if FINALIZER not in one.finalizers:
             one = await self._writer.finalizer(one, present=True)
-        tuned = _tuned(one, wanted, held)
-        if tuned is not None:
-            wanted.ttl.FromNanoseconds(int(tuned * 1e9))
-        stored = await self._apply(one, wanted)
-        if fresh:
+        target = policy_status.target(one, wanted, held)
+        # Another version of the same is ours: its answer was lost, or did not reach the status.
+        ours = held is not None and policy_status.same(target, held)
+        stored = held if held is not None and ours else await self._apply(one, target)
+        if fresh and not ours:
             self._metrics.drift.labels("CachePolicy").inc()
             said = f"the policy of {namespace} was changed by somebody else: applied again"
             self._writer.tell(one, Event("DriftRepaired", said, warning=True))
@@ -206,7 +213,7 @@ class Policies:
 
     async def _tune(self, one: Object, sample: ttl.Sample | NoData, now: float) -> str:
         namespace = one.claim[1]
-        wanted, _ = _wanted(one)
+        wanted, _ = policy_status.wanted(one)
         held = (self._held or {}).get(namespace)
         applied = one.status.get("applied") or {}
         owner = self._view.owner(one.claim)
@@ -215,25 +222,32 @@ class Policies:
             return "unchanged"
         if applied.get("generation") != one.generation:
             return "unchanged"
-        in_force = _seconds(held) or _FIRST_TTL
+        in_force = policy_status.seconds(held) or policy_status.FIRST_TTL
         decision = ttl.decide(
-            _bounds(one, wanted), _state(one, in_force), sample, now=now, in_force=in_force
+            policy_status.bounds(one, wanted),
+            policy_status.state(one, in_force),
+            sample,
+            now=now,
+            in_force=in_force,
         )
         if decision.reason is ttl.Reason.TOO_EARLY:
             return "unchanged"
         before = (one.status.get("lastDecision") or {}).get("reason")
         if decision.apply:
-            tuned = cache_pb2.Policy()
-            tuned.CopyFrom(held)
-            tuned.ClearField("version")
-            tuned.ttl.FromNanoseconds(int(decision.ttl * 1e9))
-            await self._apply(one, tuned)
+            one = await self._announce(one, decision, now)
+            await self._apply(one, policy_status.moved(wanted, held, decision))
             in_force = decision.ttl
             log.info("ttl_changed", resource=str(one.key), ttl=in_force, reason=decision.reason)
-        if decision.reason in _MOVES or decision.reason != before:
+        if decision.apply or decision.reason != before:
             self._writer.tell(one, Event(str(decision.reason), decision.message))
-        await self._say(one, _ready(decision, sample), decision, in_force, now)
+        await self._say(one, policy_status.ready(decision, sample), decision, in_force, now)
         return "applied" if decision.apply else "unchanged"
+
+    async def _announce(self, one: Object, decision: Decision, now: float) -> Object:
+        """What cannot be remembered is not done."""
+        return await self._writer.status(
+            one, {**one.status, **policy_status.decided(decision, now)}
+        )
 
     async def _say(
         self,
@@ -251,92 +265,10 @@ class Policies:
         }
         held = (self._held or {}).get(one.claim[1])
         if held is not None and ready.status == "True":
-            status["applied"] = {
-                "generation": one.generation,
-                "version": held.version,
-                "ttl": str(one.spec.get("ttl", "")),
-            }
-            status["ttl"] = _written(in_force or _seconds(held) or _FIRST_TTL)
+            status |= policy_status.applied(one, held, in_force)
         if decision is not None:
-            status["recommendedTtl"] = _written(decision.proposed)
-            status["lastDecision"] = {
-                "time": instant(now),
-                "reason": str(decision.reason),
-                "message": decision.message,
-            }
-            status["tuner"] = decision.state.to_status()
-            if decision.apply:
-                status["lastChangeTime"] = instant(now)
+            status |= policy_status.decided(decision, now)
         before = {each["type"]: each["reason"] for each in one.status.get("conditions") or ()}
         await self._writer.status(one, status)
         if ready.status != "True" and before.get("Ready") != ready.reason:
             self._writer.tell(one, Event(ready.reason, ready.message, warning=True))
-
-
-def _wanted(one: Object) -> tuple[cache_pb2.Policy | None, str]:
-    manifest = {
-        "apiVersion": resources.API_VERSION,
-        "kind": "CachePolicy",
-        "metadata": {"name": one.key.name},
-        "spec": one.spec,
-    }
-    try:
-        value = resources.read(manifest, source=str(one.key)).value
-    except ResourceError as error:
-        return None, "; ".join(f"{each.field} {each.message}" for each in error.problems)
-    return (value, "") if isinstance(value, cache_pb2.Policy) else (None, "")
-
-
-def _tuned(one: Object, wanted: cache_pb2.Policy, held: cache_pb2.Policy | None) -> float | None:
-    """The time to live that tuning had found, where what it began with has not changed."""
-    applied = one.status.get("applied") or {}
-    tuner = one.status.get("tuner") or {}
-    active = wanted.mode == cache_pb2.POLICY_MODE_ACTIVE
-    if not active or applied.get("ttl", "") != str(one.spec.get("ttl", "")):
-        return None
-    found = tuner.get("ttl")
-    if not isinstance(found, int | float) or found <= 0:
-        return _seconds(held) if held is not None else None
-    return _bounds(one, wanted).within(float(found))
-
-
-def _bounds(one: Object, policy: cache_pb2.Policy) -> ttl.Policy:
-    annotations = one.body.get("metadata", {}).get("annotations") or {}
-    longest = policy.max_ttl.ToNanoseconds() / 1e9 if policy.HasField("max_ttl") else _LONGEST_TTL
-    least = policy.min_ttl.ToNanoseconds() / 1e9 if policy.HasField("min_ttl") else 5.0
-    return ttl.Policy(
-        lowest=least,
-        highest=longest,
-        stale_share=policy.max_stale_fraction or 0.05,
-        active=policy.mode == cache_pb2.POLICY_MODE_ACTIVE,
-        paused=str(annotations.get(PAUSED, "false")).lower() not in ("false", "0", "no"),
-    )
-
-
-def _state(one: Object, in_force: float) -> State:
-    saved = one.status.get("tuner")
-    if isinstance(saved, dict) and saved:
-        try:
-            return State.from_status(saved)
-        except ValueError as error:
-            log.warning("tuner_not_read", resource=str(one.key), error=error)
-    return State(ttl=in_force)
-
-
-def _ready(decision: Decision, sample: ttl.Sample | NoData) -> Ready:
-    if isinstance(sample, NoData):
-        why = f"the policy holds as it is; it is not tuned: {sample.why}"
-        return Ready("True", "AppliedNotTuned", why)
-    return Ready("True", "Applied", f"{decision.reason}: {decision.message}")
-
-
-def _seconds(policy: cache_pb2.Policy) -> float | None:
-    return policy.ttl.ToNanoseconds() / 1e9 if policy.HasField("ttl") else None
-
-
-def _written(seconds: float) -> str:
-    """As Kubernetes writes it, in the largest units that are whole."""
-    for size, unit in ((86_400.0, "d"), (3600.0, "h"), (60.0, "m")):
-        if seconds >= size and seconds % size == 0:
-            return f"{seconds / size:g}{unit}"
-    return f"{seconds:g}s"

@@ -9,7 +9,7 @@ A pool whose Deployment is not there, or whose selector finds no pods, is not de
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -348,17 +348,27 @@ class Pools:
         ):
             return
         saved = decision.state.to_status()
-        figures = pool_status.figures(decision, replicas=replicas, saved=saved, now=now)
-        await self._say(one, said, figures)
+        # As long as it is not known whether the last write arrived, whoever comes next must know.
+        pending = {_WRITING: known.writing} if known.writing >= 0 else {}
+        figures = pool_status.figures(decision, replicas=replicas, saved=saved | pending, now=now)
+        await self._say(one, said, figures, told={each.reason for each in decision.events})
         known.saved, known.saved_at = saved, now
 
-    async def _say(self, one: Object, conditions: dict[str, Ready], more: dict[str, Any]) -> None:
+    async def _say(
+        self,
+        one: Object,
+        conditions: dict[str, Ready],
+        more: dict[str, Any],
+        *,
+        told: Collection[str] = (),
+    ) -> None:
         made = self._writer.conditions(one, conditions)
         status = {**one.status, **more, "conditions": made, "observedGeneration": one.generation}
         before = {each["type"]: each["reason"] for each in one.status.get("conditions") or ()}
         await self._writer.status(one, status)
         ready = conditions["Ready"]
-        if ready.status != "True" and before.get("Ready") != ready.reason:
+        known = ready.status == "True" or before.get("Ready") == ready.reason
+        if not known and ready.reason not in told:
             self._writer.tell(one, Event(ready.reason, ready.message, warning=True))
 
 

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+NAMESPACE = "peregrine"
+STORES = ("postgres", "redis-logs", "redis-cache")
 CALL_SECONDS = 120.0
 
 
@@ -21,8 +23,18 @@ class Failed(Exception):
     """Something is not as it should be; the message says what, in words for people."""
 
 
-def kubectl(*arguments: str, accept: tuple[int, ...] = (0,), seconds: float = CALL_SECONDS) -> str:
+def kubectl(
+    *arguments: str,
+    accept: tuple[int, ...] = (0,),
+    seconds: float = CALL_SECONDS,
+    given: str | None = None,
+    complaints: bool = False,
+) -> str:
     """Its standard output.
+
+    Args:
+      given: its standard input, for `--filename -`.
+      complaints: what it complained of instead.
 
     Raises:
       Failed: another exit code than those of `accept`, or no answer in time.
@@ -30,13 +42,18 @@ def kubectl(*arguments: str, accept: tuple[int, ...] = (0,), seconds: float = CA
     shown = f"kubectl {' '.join(arguments)}"
     try:
         done = subprocess.run(
-            ["kubectl", *arguments], capture_output=True, text=True, check=False, timeout=seconds
+            ["kubectl", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
+            input=given,
         )
     except subprocess.TimeoutExpired:
         raise Failed(f"{shown}: no answer within {seconds:g} s") from None
     if done.returncode not in accept:
         raise Failed(f"{shown}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return done.stdout
+    return done.stderr if complaints else done.stdout
 
 
 def asked(*arguments: str) -> Any:
@@ -88,14 +105,43 @@ def forwarded(namespace: str, resource: str, port: int) -> Iterator[int]:
         process.wait(10)
 
 
-def overlay_with_image(root: Path, overlay: str, image: str, directory: Path) -> Path:
-    """`directory` as an overlay of k8s/overlays/`overlay` in which our image is `image`."""
+def overlay_with_image(
+    root: Path,
+    overlay: str,
+    image: str,
+    directory: Path,
+    *,
+    components: Sequence[Path] = (),
+    stores: str = "",
+) -> Path:
+    """`directory` as an overlay of k8s/overlays/`overlay` in which our image is `image`.
+
+    Args:
+      components: further directories that belong to it.
+      stores: the image that PostgreSQL and Redis run from, so that they stay as they are.
+    """
+    directory.mkdir(exist_ok=True)
     name, _, tag = image.rpartition(":")
-    base = os.path.relpath(root / "k8s" / "overlays" / overlay, directory.resolve())
+    here = directory.resolve()
+    base = os.path.relpath(root / "k8s" / "overlays" / overlay, here)
+    beside = [os.path.relpath(each, here) for each in components]
     directory.joinpath("kustomization.yaml").write_text(
         "apiVersion: kustomize.config.k8s.io/v1beta1\n"
         "kind: Kustomization\n"
+        f"namespace: {NAMESPACE}\n"
         f"resources: [{json.dumps(base)}]\n"
+        f"components: {json.dumps(beside)}\n"
+        f"patches: {json.dumps([_as_image(each, stores) for each in STORES if stores])}\n"
         f"images: [{{name: peregrine, newName: {json.dumps(name)}, newTag: {json.dumps(tag)}}}]\n"
     )
     return directory
+
+
+def _as_image(deployment: str, image: str) -> dict[str, Any]:
+    """Under another name, which the image's replacement does not know."""
+    operation = {
+        "op": "replace",
+        "path": "/spec/template/spec/containers/0/image",
+        "value": f"docker.io/library/{image}",
+    }
+    return {"target": {"kind": "Deployment", "name": deployment}, "patch": json.dumps([operation])}

@@ -6,7 +6,7 @@ given for a service account.
 """
 
 import itertools
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -38,6 +38,12 @@ class ApiServer(KubernetesEmulator):
         super().__attrs_post_init__()
         self.versions = itertools.count(1)
         self.refusing: int = 0
+        # Done once, just before the next write of a scale; and whether answers to those are lost.
+        self.before_scale: Callable[[], Awaitable[None]] | None = None
+        self.losing_scales = False
+        # Told name and body of each change of a pod, and whether those are refused.
+        self.pod_written: Callable[[str, dict[str, Any]], None] = lambda name, body: None
+        self.refusing_pods = False
         for plural in PLURALS.values():
             self.resources[f"{GROUP}/{VERSION}/{plural}"] = {
                 "namespaced": True,
@@ -52,6 +58,14 @@ class ApiServer(KubernetesEmulator):
         if self.refusing:
             raise kmock.KubernetesError(status=self.refusing, reason="Refused", message="not now")
         action = getattr(request.action, "value", None)
+        scaling = action == "UPDATE" and request.subresource == "scale"
+        if scaling and self.before_scale is not None:
+            meddle, self.before_scale = self.before_scale, None
+            await meddle()
+        if action == "UPDATE" and request.resource.plural == "pods":
+            if self.refusing_pods:
+                raise kmock.KubernetesError(status=403, reason="Forbidden", message="no")
+            self.pod_written(request.name, request.data)
         if action == "CREATE":
             self._created(request.data)
         elif action in ("UPDATE", "DELETE") and request.name is not None:
@@ -60,7 +74,10 @@ class ApiServer(KubernetesEmulator):
                 stored.patch({"metadata": {"resourceVersion": self._version()}})
             elif stored is not None:
                 self._updated(request, stored)
-        return await super()._handle(request)
+        response = await super()._handle(request)
+        if scaling and self.losing_scales:
+            raise kmock.KubernetesError(status=504, reason="Timeout", message="too late")
+        return response
 
     # ---- What a test does ----
 
@@ -123,15 +140,58 @@ class ApiServer(KubernetesEmulator):
             "status": {"selector": f"app={name}"},
         }
         for number in range(replicas):
-            self.pod(f"{name}-{number}", namespace=namespace)
+            self.pod(f"{name}-{number}", of=name, namespace=namespace)
 
-    def pod(self, name: str, *, namespace: str = "one", **status: Any) -> None:
+    def pod(
+        self,
+        name: str,
+        *,
+        of: str = "",
+        namespace: str = "one",
+        port: int | None = None,
+        annotations: Mapping[str, str] | None = None,
+        **status: Any,
+    ) -> None:
+        """A ready pod, of a ReplicaSet of the Deployment `of`, or of nobody."""
         since = "2026-01-01T00:00:00Z"
         ready = {"type": "Ready", "status": "True", "lastTransitionTime": since}
+        ports = [{"name": "grpc", "containerPort": port}] if port is not None else []
+        maker = {"kind": "ReplicaSet", "name": f"{of}-abc", "controller": True}
         self.objects["v1/pods", namespace, name] = {
-            "metadata": {"name": name, "namespace": namespace, "creationTimestamp": since},
+            "metadata": {
+                "name": name,
+                "namespace": namespace,
+                "creationTimestamp": since,
+                "labels": {"pod-template-hash": "abc"},
+                "annotations": dict(annotations or {}),
+                "ownerReferences": [maker] if of else [],
+            },
+            "spec": {"containers": [{"name": "service", "ports": ports}]},
             "status": {"phase": "Running", "podIP": "127.0.0.1", "conditions": [ready], **status},
         }
+
+    def pods(self, namespace: str = "one") -> dict[str, Any]:
+        """All pods of a namespace, by name."""
+        return {
+            name: stored.raw
+            for (resource, where, name), stored in self.objects.items()
+            if resource.plural == "pods" and where == namespace and not stored.deleted
+        }
+
+    def obey(self, deployment: str, *, namespace: str = "one") -> None:
+        """What the controllers of a cluster do: as many ready pods as replicas, at once."""
+        cost = "controller.kubernetes.io/pod-deletion-cost"
+        maker = f"{deployment}-abc"
+        pods = {
+            name: int((raw["metadata"].get("annotations") or {}).get(cost, 0))
+            for name, raw in self.pods(namespace).items()
+            if any(each["name"] == maker for each in raw["metadata"]["ownerReferences"])
+        }
+        wanted = self.replicas(deployment, namespace=namespace)
+        for name in sorted(pods, key=lambda each: pods[each])[: max(len(pods) - wanted, 0)]:
+            del self.objects["v1/pods", namespace, name]
+        for _ in range(wanted - len(pods)):
+            self.pod(f"{deployment}-{self._version()}", of=deployment, namespace=namespace)
 
     def replicas(self, name: str, *, namespace: str = "one") -> int:
         return int(self.objects["apps/v1/deployments", namespace, name].raw["spec"]["replicas"])

@@ -1,7 +1,8 @@
 """The example servers that the `mcp` package has in its source and not in its wheel.
 
 pip fetches the source of the version that is locked, by the hashes of the lock, from wherever pip
-fetches here; it is unpacked once and kept. PEREGRINE_MCP_EXAMPLES names a folder to use instead.
+fetches here; it is unpacked once and kept. PEREGRINE_TEST_MCP_EXAMPLES names a folder to use
+instead.
 """
 
 import fcntl
@@ -14,7 +15,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-VARIABLE = "PEREGRINE_MCP_EXAMPLES"
+VARIABLE = "PEREGRINE_TEST_MCP_EXAMPLES"
 LOCK = Path(__file__).parents[2] / "requirements.lock"
 _SECONDS = 75.0
 

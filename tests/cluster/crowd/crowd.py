@@ -47,8 +47,8 @@ PATIENCE = 60.0
 WORK_SECONDS = 0.4
 MOST_AT_ONCE = 300
 CALLS_OF_A_RUN = 3
-SHELF = 256
-BATCH_OF_READS = 32
+SHELF = 64
+BATCH_OF_READS = 8
 
 
 class GaveUp(Exception):
@@ -204,7 +204,7 @@ class Crowd:
         await self._executed([_call("shelf", {"number": number}) for number in wanted])
 
     async def _executed(self, calls: list[pb.ToolCall]) -> None:
-        until = time.monotonic() + PATIENCE
+        until, pause = time.monotonic() + PATIENCE, 0.1
         while calls:
             left = until - time.monotonic()
             if left <= 0:
@@ -213,7 +213,8 @@ class Crowd:
                 results = await self._workers.execute(calls, left)
             except ResourceExhausted as error:
                 self._seen.counts["calls refused"] += 1
-                await asyncio.sleep(error.retry_after or 1.0)
+                await asyncio.sleep(max(error.retry_after or 1.0, pause))
+                pause = min(2 * pause, 5.0)
                 continue
             except PeregrineError as error:
                 raise GaveUp(error.reason) from error
@@ -225,7 +226,8 @@ class Crowd:
                 raise GaveUp(code().name if callable(code) else type(error).__name__) from error
             delay, calls = self._refused(results, calls)
             if calls:
-                await asyncio.sleep(delay)
+                await asyncio.sleep(max(delay, pause))
+                pause = min(2 * pause, 5.0)
 
     def _refused(
         self, results: Sequence[pb.ToolResult], calls: list[pb.ToolCall]
@@ -335,7 +337,14 @@ async def main() -> None:
         )
         crowd = Crowd(http=http, workers=workers, seen=seen, key=key)
         server = uvicorn.Server(
-            uvicorn.Config(application(crowd, seen), host="0.0.0.0", port=PORT, log_level="warning")
+            uvicorn.Config(
+                application(crowd, seen),
+                host="0.0.0.0",
+                port=PORT,
+                log_level="warning",
+                # Longer than any caller keeps a connection: no request meets one that just ended.
+                timeout_keep_alive=600,
+            )
         )
         callers = [
             asyncio.create_task(crowd.steadily(kind, one))

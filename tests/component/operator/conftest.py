@@ -5,11 +5,17 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeAlias
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from peregrine.kit.settings import load
 from peregrine_operator import main
+from peregrine_operator.kubernetes import Kubernetes
 from peregrine_operator.main import Operator, Settings
+from peregrine_operator.metrics import Metrics
+from peregrine_operator.prometheus import Prometheus
+from tests.component.operator.fake_prometheus import FakePrometheus, prometheus
 from tests.component.operator.fakes import Agents, Caches, Tools, serving_all
+from tests.component.operator.looks import Looks
 from tests.support.kubernetes import ApiServer, api_server
 
 Start: TypeAlias = Callable[..., AbstractAsyncContextManager[Operator]]
@@ -34,6 +40,26 @@ def tools() -> Tools:
 @pytest.fixture
 def caches() -> Caches:
     return Caches()
+
+
+@pytest.fixture
+async def metrics() -> AsyncIterator[FakePrometheus]:
+    async with prometheus() as fake:
+        yield fake
+
+
+@pytest.fixture
+async def kubernetes(api: ApiServer) -> AsyncIterator[Kubernetes]:
+    async with Kubernetes(login=api.login, metrics=Metrics(CollectorRegistry())) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def looks(
+    api: ApiServer, kubernetes: Kubernetes, metrics: FakePrometheus
+) -> AsyncIterator[Looks]:
+    async with Prometheus(metrics.url, timeout=30.0) as asked:
+        yield Looks(api, kubernetes, asked)
 
 
 @pytest.fixture
@@ -64,9 +90,10 @@ async def start(
         yield started
 
 
-def pool(**spec: Any) -> dict[str, Any]:
-    given = {"deployment": "tools", "minReplicas": 2, "maxReplicas": 20, "concurrency": 4, **spec}
-    return _resource("ToolPool", "tools", "one", given)
+def pool(name: str = "tools", namespace: str = "one", **spec: Any) -> dict[str, Any]:
+    """One that scales the Deployment of its own name."""
+    given = {"deployment": name, "minReplicas": 2, "maxReplicas": 20, "concurrency": 4, **spec}
+    return _resource("ToolPool", name, namespace, given)
 
 
 def policy(**spec: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from peregrine_operator.prometheus import Prometheus
 from peregrine_operator.view import View
 from peregrine_operator.writing import Writer
 from tests.component.operator.conftest import Start, policy
-from tests.component.operator.fake_prometheus import FakePrometheus, prometheus
+from tests.component.operator.fake_prometheus import FakePrometheus
 from tests.component.operator.fakes import Caches
 from tests.support.eventually import eventually
 from tests.support.fake_orchestrator import serving
@@ -27,12 +27,6 @@ from tests.support.kubernetes import ApiServer
 
 POLICY = Key("CachePolicy", "one", "lookup")
 NAMESPACE = "tool:lookup"
-
-
-@pytest.fixture
-async def metrics() -> AsyncIterator[FakePrometheus]:
-    async with prometheus() as fake:
-        yield fake
 
 
 def changing(fake: FakePrometheus, *, at: float, changes: float, requests: float = 500.0) -> None:
@@ -145,7 +139,7 @@ async def minutes(
         serving([(add, caches)]) as address,
         Kubernetes(login=api.login, metrics=Metrics(CollectorRegistry())) as kubernetes,
         CacheClient(address) as cache,
-        Prometheus(metrics.url) as asked,
+        Prometheus(metrics.url, timeout=30.0) as asked,
     ):
         with context.with_identity(Identity("default", "operator")):
             yield Minutes(api, kubernetes, cache, asked)

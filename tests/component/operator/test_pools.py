@@ -1,42 +1,13 @@
 """Tool pools: what is read for a decision, what is written of it, and what is only said."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
-import pytest
-
-from peregrine_operator.kubernetes import Key
 from peregrine_operator.signals import QUERIES
 from tests.component.operator.conftest import Start, pool
-from tests.component.operator.fake_prometheus import FakePrometheus, prometheus
+from tests.component.operator.fake_prometheus import FakePrometheus
+from tests.component.operator.looks import POOL, load
 from tests.support.eventually import eventually
 from tests.support.kubernetes import ApiServer
-
-POOL = Key("ToolPool", "one", "tools")
-
-
-@pytest.fixture
-async def metrics() -> AsyncIterator[FakePrometheus]:
-    async with prometheus() as fake:
-        yield fake
-
-
-def load(fake: FakePrometheus, *, rate: float, workers: int, service: float = 0.5) -> None:
-    """`rate` calls a second that take `service` seconds each."""
-    values = {
-        **dict.fromkeys(QUERIES, 0.0),
-        **dict.fromkeys(("demand_10s", "demand_15s", "demand_60s", "started_60s"), rate),
-        **dict.fromkeys(("arrived_10s", "arrived_15s", "arrived_60s"), rate),
-        "busy_5m": rate * 300 * service,
-        "executions_5m": rate * 300,
-        "inflight": rate * service,
-        "workers": float(workers),
-        "age": 2.0,
-    }
-    labels = {"pool": "tools"}
-    fake.answers = {QUERIES[name]: [(labels, value)] for name, value in values.items()}
-    buckets = [({"pool": "tools", "le": edge}, rate) for edge in ("0.1", "+Inf")]
-    fake.answers[QUERIES["waits_60s"]] = list(buckets)
 
 
 def status(api: ApiServer) -> dict[str, Any]:

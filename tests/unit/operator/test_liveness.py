@@ -29,6 +29,30 @@ def test_a_loop_that_stands_still_is_sick(clock: Clock) -> None:
     assert health.sick() == ""
 
 
+def test_each_loop_of_a_term_has_to_turn_while_it_lasts(clock: Clock) -> None:
+    health = Health(clock=clock)
+    health.lead(True)
+    health.turn("pools")
+    clock.now += 31.0
+    health.turn()
+    assert "the loop of pools" in health.sick()
+    health.lead(False)
+    assert health.sick() == ""
+    health.lead(True)
+    assert health.sick() == ""
+
+
+def test_who_stands_by_has_to_be_able_to_read_the_lease(clock: Clock) -> None:
+    health = Health(clock=clock)
+    unread = 89.0
+    health.lease_unread_for = lambda: unread
+    assert health.sick() == ""
+    unread = 91.0
+    assert "the lease could not be read" in health.sick()
+    health.lead(True)
+    assert health.sick() == ""
+
+
 def test_who_works_has_to_list_and_who_stands_by_has_not(clock: Clock) -> None:
     health = Health(clock=clock)
     clock.now += 1000.0

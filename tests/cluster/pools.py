@@ -1,0 +1,284 @@
+"""Tool pools and cache policies in a real cluster: what the operator does, and that it says so.
+
+Nothing here goes by the clock of this machine but bounds, which are generous: what is looked at is
+what the API server holds, and what callers inside the cluster counted.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.cluster.callers import Callers
+from tests.cluster.kubectl import NAMESPACE, Failed, asked, kubectl, until
+
+POOL = "tools"
+WINDOW = 300.0
+GROWS_SECONDS = 240.0
+# The window, a minute of panic, and a minute for each step down.
+SHRINKS_SECONDS = 1500.0
+TUNED_SECONDS = 1200.0
+SAYS_SECONDS = 120.0
+
+STRANGERS = """
+apiVersion: peregrine.dev/v1alpha1
+kind: ToolPool
+metadata: {name: nobody, namespace: peregrine}
+spec: {deployment: nobody, minReplicas: 1, maxReplicas: 5, mode: Direct}
+---
+apiVersion: peregrine.dev/v1alpha1
+kind: ToolPool
+metadata: {name: no-workers, namespace: peregrine}
+spec: {deployment: crowd, minReplicas: 1, maxReplicas: 5, mode: Direct}
+"""
+REFUSED = """
+apiVersion: peregrine.dev/v1alpha1
+kind: ToolPool
+metadata: {name: upside-down, namespace: peregrine}
+spec: {deployment: tools, minReplicas: 5, maxReplicas: 2}
+"""
+SCALER = """
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: another-scaler, namespace: peregrine}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: tools}
+  minReplicas: 1
+  maxReplicas: 9
+  metrics:
+    - type: Resource
+      resource: {name: cpu, target: {type: Utilization, averageUtilization: 99}}
+"""
+
+
+def pool(name: str = POOL) -> dict[str, Any]:
+    found: dict[str, Any] = asked("--namespace", NAMESPACE, "get", "toolpool", name)
+    return found
+
+
+def replicas(deployment: str = POOL) -> int:
+    found = asked("--namespace", NAMESPACE, "get", "deployment", deployment)
+    return int(found["spec"].get("replicas", 1))
+
+
+def ready_replicas(deployment: str = POOL) -> int:
+    found = asked("--namespace", NAMESPACE, "get", "deployment", deployment)
+    return int(found["status"].get("readyReplicas", 0))
+
+
+def condition(of: dict[str, Any], kind: str) -> dict[str, Any]:
+    for each in of.get("status", {}).get("conditions", ()):
+        if each["type"] == kind:
+            return dict(each)
+    return {}
+
+
+def events(reason: str, *, of: str, namespace: str = NAMESPACE) -> list[dict[str, Any]]:
+    selector = f"reason={reason},involvedObject.name={of}"
+    listed = asked("--namespace", namespace, "get", "events", "--field-selector", selector)
+    return list(listed["items"])
+
+
+def grow(crowd: Callers) -> str:
+    """Load on the edge and on the workers: more of them, and no call fails."""
+    before = replicas()
+    crowd.forget()
+    crowd.rates(runs=1.5, calls=1.0, reads=2.0)
+    more, seconds = until(
+        lambda: (now := ready_replicas()) > before and now,
+        seconds=GROWS_SECONDS,
+        what="more workers are ready",
+        interval=1,
+    )
+    until(lambda: events("ScaledUp", of=POOL), seconds=30, what="an Event says so", interval=1)
+    return f"{before} to {more} workers ready {seconds:.0f} s after the load; {crowd.finished()}"
+
+
+def kill_the_operator() -> str:
+    """It comes back and goes on from what the status says."""
+    before = pool()["status"].get("autoscaler")
+    if not before:
+        raise Failed("the status of the pool has no state to go on from")
+    old = _operator()
+    kubectl(
+        *("--namespace", NAMESPACE, "delete", "pod", old, "--force", "--grace-period=0"),
+        "--wait=false",
+    )
+    started = time.monotonic()
+    new, _ = until(
+        lambda: (name := _operator()) != old and name,
+        seconds=120,
+        what="another operator",
+    )
+    until(
+        lambda: kubectl(
+            *("--namespace", NAMESPACE, "wait", "--for=condition=Ready", f"pod/{new}"),
+            "--timeout=120s",
+        ),
+        seconds=180,
+        what="it is ready",
+    )
+    wrote = before.get("good_at", 0)
+    after, _ = until(
+        lambda: (
+            (state := pool()["status"].get("autoscaler"))
+            and state.get("good_at", 0) > wrote
+            and state
+        ),
+        seconds=180,
+        what="it wrote down what it goes by",
+        interval=1,
+    )
+    kept = {start for start, _ in before.get("window", ())} & {
+        start for start, _ in after.get("window", ())
+    }
+    if before.get("window") and not kept:
+        raise Failed(f"it forgot what it had recommended: {before} became {after}")
+    return (
+        f"another one works {time.monotonic() - started:.0f} s later, with {len(kept)} of "
+        f"{len(before.get('window', ()))} recommendations of the one that was killed"
+    )
+
+
+def shrink(crowd: Callers, *, killed: float) -> str:
+    """Less load: fewer workers, not before the window is over, and no call fails."""
+    high = replicas()
+    crowd.rates(runs=0.2, calls=0.2, reads=2.0)
+    lowest: list[int] = []
+
+    def lower() -> bool:
+        now = replicas()
+        if now < high and not lowest:
+            lowest.append(now)
+            early = WINDOW - 10.0 - (time.monotonic() - killed)
+            if early > 0:
+                raise Failed(f"lowered {early:.0f} s before the window was over")
+        return now <= 2
+
+    _, seconds = until(lower, seconds=SHRINKS_SECONDS, what="fewer workers", interval=2)
+    if not events("ScaledDown", of=POOL):
+        raise Failed("no Event says that the pool was lowered")
+    time.sleep(15)  # the last to go still drains
+    crowd.quiet()
+    return f"{high} to {replicas()} workers in {seconds:.0f} s; {crowd.finished(at_least=20)}"
+
+
+def tuned() -> str:
+    """The time to live of what is asked for again and never changes got longer, and says why."""
+
+    def moved() -> list[dict[str, Any]]:
+        return events("Lengthened", of="shelf", namespace="default")
+
+    found, seconds = until(moved, seconds=TUNED_SECONDS, what="a time to live moves", interval=3)
+    policy = asked("--namespace", "default", "get", "cachepolicy", "shelf")
+    said = found[-1]["message"]
+    return f"after another {seconds:.0f} s: {said}; now {policy['status'].get('ttl')}"
+
+
+def refuse_upside_down() -> str:
+    said = kubectl("create", "--filename", "-", accept=(1,), given=REFUSED, complaints=True)
+    if "minReplicas must not be more" not in said:
+        raise Failed(f"a pool with more at least than at most: {said}")
+    return said.strip().splitlines()[-1][-120:]
+
+
+def say_what_is_wrong() -> str:
+    """Pools that cannot be scaled say why, and nothing is."""
+    kubectl("apply", "--filename", "-", given=STRANGERS)
+    try:
+        before = replicas(), replicas("crowd")
+        seen = [
+            _says("nobody", "Ready", "False", "DeploymentMissing"),
+            _says("no-workers", "MetricsAvailable", "False", "NoSeries"),
+        ]
+        kubectl("apply", "--filename", "-", given=SCALER)
+        try:
+            seen.append(_says(POOL, "Conflicted", "True", "Conflicted"))
+        finally:
+            kubectl("delete", "--filename", "-", given=SCALER)
+        _says(POOL, "Conflicted", "False", "NotConflicted")
+        if (after := (replicas(), replicas("crowd"))) != before:
+            raise Failed(f"scaled nevertheless: {before} became {after}")
+    finally:
+        kubectl("delete", "--filename", "-", given=STRANGERS)
+    return "; ".join(seen)
+
+
+def live_without_prometheus() -> str:
+    """Without data the pool stays as it is, and the operator stays up."""
+    before, operator = replicas(), _operator()
+    kubectl("--namespace", NAMESPACE, "scale", "deployment/prometheus", "--replicas=0")
+    try:
+        said = _says(POOL, "MetricsAvailable", "False", "QueryFailed")
+        time.sleep(15)  # three more looks without data
+        if (after := replicas()) != before:
+            raise Failed(f"scaled without data: {before} became {after}")
+    finally:
+        kubectl("--namespace", NAMESPACE, "scale", "deployment/prometheus", "--replicas=1")
+    _says(POOL, "MetricsAvailable", "True", "Read", seconds=240)
+    if _operator() != operator:
+        raise Failed("the operator did not stay up")
+    return said
+
+
+def _says(name: str, kind: str, status: str, reason: str, *, seconds: float = SAYS_SECONDS) -> str:
+    def said() -> dict[str, Any]:
+        found = condition(pool(name), kind)
+        if (found.get("status"), found.get("reason")) != (status, reason):
+            raise Failed(f"{name}: {found}")
+        return found
+
+    found, _ = until(said, seconds=seconds, what=f"{kind}={status} {reason}", interval=1)
+    return f"{name} {kind}={status} {reason} {found.get('message', '')[:80]!r}"
+
+
+def _operator() -> str:
+    listed = asked(
+        "--namespace", NAMESPACE, "get", "pods", "--selector", "app.kubernetes.io/name=operator"
+    )
+    names = [
+        each["metadata"]["name"]
+        for each in listed["items"]
+        if "deletionTimestamp" not in each["metadata"]
+    ]
+    return str(names[0]) if len(names) == 1 else ""
+
+
+# Scale-ins.
+
+
+def scale_in(crowd: Callers, times: int, say: Callable[[str], None]) -> str:
+    """The operator takes one worker away after another, `times` in all, under steady load."""
+    most, least = 6, 2
+    crowd.forget()
+    done, waves = 0, 0
+    _fix(most)
+    crowd.rates(runs=0.7, calls=1.5, reads=0.0)
+    while done < times:
+        until(lambda: ready_replicas() >= most, seconds=300, what=f"{most} workers", interval=0.5)
+        for wanted in range(most - 1, least - 1, -1):
+            _fix(wanted)
+            done += 1
+            if done == times:
+                break
+        waves += 1
+        say(f"       {done} scale-ins: {json.dumps(crowd.counts()['counts'])}")
+        crowd.finished(at_least=0)
+        if done < times:
+            _fix(most)
+    time.sleep(15)  # the last to go still drains
+    crowd.quiet()
+    return f"{done} scale-ins by the operator: {crowd.finished(at_least=50)}"
+
+
+def _fix(wanted: int) -> None:
+    """By the annotation that pauses a pool at a number; the operator chooses who goes."""
+    annotation = f"peregrine.dev/paused-replicas={wanted}"
+    kubectl("--namespace", NAMESPACE, "annotate", "--overwrite", f"toolpool/{POOL}", annotation)
+    until(lambda: replicas() == wanted, seconds=60, what=f"{wanted} replicas", interval=0.3)
+
+
+def let_go() -> None:
+    kubectl(
+        "--namespace", NAMESPACE, "annotate", f"toolpool/{POOL}", "peregrine.dev/paused-replicas-"
+    )
