@@ -14,10 +14,11 @@ def no_waiting_for_the_clock(modules: Iterable[Module]) -> Iterator[str]:
     a wait for that condition; every other one is a guess.
 
     `tests/support` may (what delays on purpose is there, and `eventually`), and so may
-    `tests/fault`: a fault that comes at a random moment, or lasts ten seconds, is the experiment.
+    `tests/fault`: a fault that comes at a random moment, or lasts ten seconds, is the experiment;
+    so is a load of some minutes on a cluster, and it is what `tests/cluster` sends.
     """
     for one in modules:
-        if one.name.startswith(("support.", "fault.")):
+        if one.name.startswith(("support.", "fault.", "cluster.")):
             continue
         steps = {
             id(inner)
