@@ -4,6 +4,7 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 _HEAD = 12
 _ADDRESS = 1
@@ -19,8 +20,8 @@ class Names(asyncio.DatagramProtocol):
         self.port = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        # 3.11's transport of datagrams is no `DatagramTransport`.
+        self._transport: Any = transport
         self.port = transport.get_extra_info("sockname")[1]
 
     def datagram_received(self, data: bytes, asker: tuple[str, int]) -> None:
