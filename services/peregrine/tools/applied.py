@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import Counter
 
 from peregrine.api.tools.v1 import tools_pb2
 from peregrine.kit import requests
@@ -84,7 +84,7 @@ class AppliedTools:
         database: Database,
         on_change: Callable[[Change], None],
         on_listing: Callable[[str, str, bytes, bytes], None],
-        registry: CollectorRegistry | None = None,
+        failures: Counter,
     ) -> None:
         self._database = database
         self._requests = Requests("tools")
@@ -93,11 +93,7 @@ class AppliedTools:
         self._seen = 0
         self._listings_seen = 0
         self._following = asyncio.Lock()
-        self._failures = Counter(
-            "peregrine_tool_registry_failures_total",
-            "Attempts to follow the applied tools that failed",
-            registry=registry,
-        )
+        self._failures = failures
 
     async def apply(
         self, tenant: str, request: tools_pb2.ApplyToolRequest, tool: tools_pb2.Tool

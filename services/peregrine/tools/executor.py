@@ -1,67 +1,33 @@
-"""The way of a call through a worker: cache, circuit, place, ledger, execution, and what follows.
+"""The way of a call through a worker: cache, circuit, place, ledger, attempts, and what follows.
 
-Each execution is a task of its own (an async tool) or a thread of its own (a blocking one), and
-the call that asked for it only watches: it takes the result, or at the deadline gives up, cancels
-and answers TOOL_TIMEOUT at once, whatever the tool does about it. A tool that goes on nevertheless
-keeps its place in its own lane until it ends, but no slot of the worker: it can use up the places
-of its own tool only.
-
-What may be repeated is tried again, when its tool says how often, the failure may pass and the
-retry budget of the run allows it. A WRITE goes through the ledger, so that it happens once. Once it
-has begun, it is worked on by a task that no caller can cut, because its outcome must be recorded:
-who goes away takes back the wish, and the change gets 3 s to end before it is cancelled.
+A WRITE goes through the ledger, so that it happens once. Once it has begun, it is worked on by a
+task that no caller can cut, because its outcome must be recorded: who goes away takes back the
+wish, and the change gets 3 s to end before it is cancelled. What runs, and how often, is in
+`attempts`.
 """
 
 import asyncio
-import random
 import time
-from dataclasses import dataclass, field
-from typing import Any
 
-from peregrine.kit import context as call_context
 from peregrine.kit.context import Identity
 from peregrine.kit.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
-from peregrine.tools import execution
 from peregrine.tools.admission import Admission, Overloaded
 from peregrine.tools.arguments import ArgumentsInvalid
+from peregrine.tools.attempts import ANSWER_SECONDS, Attempts, Work
 from peregrine.tools.calls import Call, Outcome
-from peregrine.tools.definition import Effect, RecordMetric, ToolContext
+from peregrine.tools.definition import Effect, RecordMetric
 from peregrine.tools.effects import Keyed, first_outcome
-from peregrine.tools.execution import Execution, Failed
+from peregrine.tools.execution import Failed
 from peregrine.tools.ledger import Found, Ledger
 from peregrine.tools.output import Shown
 from peregrine.tools.registry import Registered, Registry
-from peregrine.tools.results import Kept, Place, Results
+from peregrine.tools.results import Kept, Results
 
-# The answer must still reach the caller, who stops waiting at the deadline.
-_ANSWER_SECONDS = 0.02
 _CLOSE_SECONDS = 2.0
-_FIRST_PAUSE, _LAST_PAUSE = 0.1, 1.0
 # For a change whose caller went away.
 _GRACE_SECONDS = 3.0
 _NAMES_SHOWN = 50
 _NOT_MADE = frozenset({"ARGUMENTS_INVALID", "TOOL_DISABLED", "TOOL_UNAVAILABLE"})
-
-
-@dataclass(slots=True, kw_only=True)
-class _Work:
-    """A call with usable arguments, on its way. `deadline` is on `time.monotonic()`.
-
-    `keyed` and `abandoned` are there for a WRITE; `abandoned` is done when nobody wants it any
-    more, and `begun` says that it may have changed something. `given_up`: it still runs.
-    """
-
-    tool: Registered
-    call: Call
-    arguments: dict[str, Any]
-    who: Identity
-    deadline: float | None
-    place: Place | None = None
-    keyed: Keyed | None = None
-    begun: bool = False
-    given_up: bool = False
-    abandoned: asyncio.Future[None] | None = None
-    context: ToolContext | None = field(default=None, repr=False)
 
 
 class Executor:
@@ -78,11 +44,10 @@ class Executor:
         WRITE happen once; without it every call of one is executed."""
         self._registry = registry
         self._admission = admission
-        self._record = record_metric
+        self._attempts = Attempts(admission=admission, record_metric=record_metric)
         self._results = results
         self._ledger = ledger
-        self._strays: set[Execution] = set()
-        self._changes: dict[asyncio.Task[Outcome], _Work] = {}
+        self._changes: dict[asyncio.Task[Outcome], Work] = {}
 
     def check(self, call: Call, who: Identity) -> None:
         """What must be right before anything starts.
@@ -166,10 +131,7 @@ class Executor:
             _abandon(work)
         if self._changes:
             await asyncio.wait(self._changes, timeout=_CLOSE_SECONDS)
-        for stray in self._strays:
-            stray.cancel()
-        if self._strays:
-            await asyncio.wait(self._strays, timeout=_CLOSE_SECONDS)
+        await self._attempts.close()
 
     async def _answer(
         self, tool: Registered, call: Call, who: Identity, deadline: float | None
@@ -182,7 +144,7 @@ class Executor:
         if tool.disabled:
             words = f"The tool {call.tool} is off: {tool.disabled}."
             return Outcome(call=call, reason="TOOL_DISABLED", text=words)
-        work = _Work(tool=tool, call=call, arguments=arguments, who=who, deadline=deadline)
+        work = Work(tool=tool, call=call, arguments=arguments, who=who, deadline=deadline)
         if self._results is not None:
             work.place = await self._results.place(definition, arguments, who)
             if work.place is not None:
@@ -198,7 +160,7 @@ class Executor:
         )
         return await self._change(work)
 
-    async def _change(self, work: _Work) -> Outcome:
+    async def _change(self, work: Work) -> Outcome:
         """Performs a WRITE in a task of its own, which outlives its caller by a little."""
         work.abandoned = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(self._perform(work), name=f"change-{work.call.tool}")
@@ -220,17 +182,17 @@ class Executor:
         if not task.cancelled():
             task.exception()  # the caller has seen it, or nobody is left to
 
-    async def _perform(self, work: _Work) -> Outcome:
+    async def _perform(self, work: Work) -> Outcome:
         """Executes a call that the cache did not answer."""
         while True:
             outcome = await self._perform_once(work)
             if outcome is None and work.keyed is not None:
-                until = None if work.deadline is None else work.deadline - _ANSWER_SECONDS
+                until = None if work.deadline is None else work.deadline - ANSWER_SECONDS
                 outcome = await work.keyed.wait(until)
             if outcome is not None:
                 return outcome
 
-    async def _perform_once(self, work: _Work) -> Outcome | None:
+    async def _perform_once(self, work: Work) -> Outcome | None:
         """None when the same change is under way already."""
         tool, call = work.tool, work.call
         if refused := tool.circuit.refused_for():
@@ -246,9 +208,9 @@ class Executor:
                 begun = await self._begin(tool, work.keyed)
                 if begun is not Found.BEGUN:
                     return begun if isinstance(begun, Outcome) else None
-            timeout = self._timeout(work)
+            timeout = work.timeout()
             work.begun = True
-            answer = await self._run(work, timeout)
+            answer = await self._attempts.run(work, timeout)
             probing = False
             _tell_circuit(tool, answer)
         finally:
@@ -262,7 +224,7 @@ class Executor:
         await self._follow_up(work, answer, outcome, started)
         return outcome
 
-    async def _enter(self, work: _Work) -> None:
+    async def _enter(self, work: Work) -> None:
         tool, call = work.tool, work.call
         tool.meters.requests.inc()
         limit = None if work.deadline is None else max(work.deadline - time.monotonic(), 0.0)
@@ -287,16 +249,8 @@ class Executor:
                 self._admission.leave(tool.lane)
         return begun
 
-    def _timeout(self, work: _Work) -> float:
-        limits = [work.tool.definition.timeout]
-        if work.call.timeout is not None:
-            limits.append(work.call.timeout)
-        if work.deadline is not None:
-            limits.append(work.deadline - _ANSWER_SECONDS - time.monotonic())
-        return min(limits)
-
     async def _follow_up(
-        self, work: _Work, answer: Shown | Failed, outcome: Outcome, started: float
+        self, work: Work, answer: Shown | Failed, outcome: Outcome, started: float
     ) -> None:
         if work.keyed is not None:
             await work.keyed.end(answer, outcome)
@@ -308,82 +262,6 @@ class Executor:
         if work.tool.definition.invalidates and changed and self._results is not None:
             await self._results.invalidate(work.tool.definition, work.arguments, work.who)
 
-    async def _run(self, work: _Work, timeout: float) -> Shown | Failed:
-        """Executes until it succeeds, fails for good, or may not be tried again."""
-        lane, definition = work.tool.lane, work.tool.definition
-        if timeout <= 0:
-            self._admission.leave(lane)
-            words = f"No time was left for the tool {work.call.tool}."
-            return Failed(reason="TOOL_TIMEOUT", words=words, nothing_done=True, unfinished=True)
-        began = time.monotonic()
-        work.context = ToolContext(
-            tenant=work.who.tenant,
-            user=work.who.user,
-            call_id=work.call.call_id,
-            agent_id=work.call.agent_id,
-            idempotency_key=work.call.idempotency_key,
-            deadline=began + timeout,
-            record=self._record,
-        )
-        tries = 1 + (definition.retries if definition.repeatable else 0)
-        try:
-            for number in range(1, tries + 1):
-                answer = await self._attempt(work, work.context, timeout)
-                if isinstance(answer, Shown) or not answer.transient or number == tries:
-                    break
-                pause = random.uniform(0, min(_FIRST_PAUSE * 2**number, _LAST_PAUSE))
-                if pause >= work.context.remaining() or not call_context.retry_budget().take():
-                    break
-                await asyncio.sleep(pause)
-            return answer
-        finally:
-            lane.took(time.monotonic() - began)
-            if work.given_up:
-                self._admission.free_slot()
-            else:
-                self._admission.leave(lane)
-
-    async def _attempt(self, work: _Work, context: ToolContext, timeout: float) -> Shown | Failed:
-        tool = work.tool
-        meters, definition = tool.meters, tool.definition
-        meters.started.inc()
-        meters.inflight.inc()
-        started = time.monotonic()
-        running = execution.start(definition, work.arguments, context, blocking=tool.blocking)
-        watched = (running,) if work.abandoned is None else (running, work.abandoned)
-        try:
-            await asyncio.wait(
-                watched, timeout=context.remaining(), return_when=asyncio.FIRST_COMPLETED
-            )
-            if running.done():
-                return execution.taken(definition, running)
-            if work.abandoned is not None and work.abandoned.done():
-                return execution.abandoned(definition)
-            return execution.too_slow(definition, timeout)
-        finally:
-            meters.execution.observe(time.monotonic() - started)
-            if running.done():
-                meters.inflight.dec()
-                meters.completed.inc()
-            else:
-                work.given_up = True
-                self._give_up(tool, context, running)
-
-    def _give_up(self, tool: Registered, context: ToolContext, running: Execution) -> None:
-        def ended(future: Execution) -> None:
-            self._strays.discard(future)
-            self._admission.free_place(tool.lane)
-            tool.meters.inflight.dec()
-            tool.meters.completed.inc()
-            if not future.cancelled():
-                future.exception()  # nobody else will look at it
-
-        self._strays.add(running)
-        running.add_done_callback(ended)
-        context.give_up()
-        if isinstance(running, asyncio.Task):
-            running.cancel()
-
     def _unknown(self, name: str, who: Identity) -> str:
         names = self._registry.names(who.tenant)
         known = ", ".join(names[:_NAMES_SHOWN]) or "none"
@@ -391,7 +269,7 @@ class Executor:
         return f"There is no tool named {name[:64]!r}. There are: {known}{more}."
 
 
-def _abandon(work: _Work) -> None:
+def _abandon(work: Work) -> None:
     if work.abandoned is not None and not work.abandoned.done():
         work.abandoned.set_result(None)
 

@@ -22,7 +22,7 @@ import uuid
 from dataclasses import dataclass, field
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import Counter
 
 from peregrine.kit import context
 from peregrine.kit.context import Identity
@@ -101,20 +101,17 @@ class Effect:
 class Ledger:
     """The rows, and what this worker executes of them. `run` keeps it alive; made in a loop.
 
-    Methods raise what `Database.transaction` raises.
+    `failures` counts what could not be written behind an answer. Methods raise what
+    `Database.transaction` raises.
     """
 
-    def __init__(self, *, database: Database, registry: CollectorRegistry | None = None) -> None:
+    def __init__(self, *, database: Database, failures: Counter) -> None:
         self._database = database
         self._owner = uuid.uuid4()
         self._under_way: set[Effect] = set()
         self._unwritten: dict[Effect, bytes | None] = {}
         self._writing = asyncio.Lock()
-        self._failures = Counter(
-            "peregrine_tool_ledger_failures_total",
-            "Times the ledger of changes could not be written behind an answer",
-            registry=registry,
-        )
+        self._failures = failures
 
     async def begin(self, effect: Effect) -> Entry:
         """Writes that the effect begins, unless there is an entry of it already."""

@@ -10,11 +10,12 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import structlog
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter
 
 from peregrine.api.tools.v1 import tools_pb2, tools_pb2_grpc
 from peregrine.client import CacheClient
 from peregrine.kit import serve, telemetry
+from peregrine.kit.background import Failures
 from peregrine.kit.errors import StartRefused
 from peregrine.kit.postgres import Database, check_schema
 from peregrine.kit.settings import InnerSettings, PostgresSettings, load, setting
@@ -126,6 +127,7 @@ async def build(
       Unavailable: PostgreSQL cannot be reached.
     """
     metrics_registry = metrics_registry or telemetry.new_registry()
+    failures = Failures(metrics_registry)
     metrics = ToolMetrics(registry=metrics_registry, pool=settings.pool, slots=settings.concurrency)
     database = await Database.connect(
         settings.postgres_dsn,
@@ -136,9 +138,14 @@ async def build(
     async with (
         database,
         reaching(
-            settings, registry=metrics_registry, secret=lambda name: lending.lend(name, environ)
+            settings,
+            secret=lambda name: lending.lend(name, environ),
+            failures=failures.of("mcp_servers"),
+            registry=metrics_registry,
         ) as reach,
-        _kept_results(settings, metrics, metrics_registry) as results,
+        _kept_results(
+            settings, metrics, metrics_registry, failures=failures.of("results")
+        ) as results,
     ):
         await check_schema(database, "tools", MIGRATIONS)
         knowledge = Knowledge(database)
@@ -158,7 +165,7 @@ async def build(
         )
         found = registry.find(settings.modules, entry_points(group=registry.ENTRY_POINTS))
         _register(tools, [*(("", each) for each in builtin), *found])
-        ledger = Ledger(database=database, registry=metrics_registry)
+        ledger = Ledger(database=database, failures=failures.of("ledger"))
         executor = Executor(
             registry=tools,
             admission=admission,
@@ -171,7 +178,7 @@ async def build(
             database=database,
             on_change=reach.follow,
             on_listing=reach.servers.learned,
-            registry=metrics_registry,
+            failures=failures.of("applied_tools"),
         )
         reach.serve(tools, applied.keep_listing)
         await applied.follow_once()
@@ -222,7 +229,7 @@ def run(environ: Mapping[str, str]) -> int:
 
 @asynccontextmanager
 async def _kept_results(
-    settings: Settings, metrics: ToolMetrics, registry: CollectorRegistry
+    settings: Settings, metrics: ToolMetrics, registry: CollectorRegistry, *, failures: Counter
 ) -> AsyncIterator[Results | None]:
     if settings.cache_target is None:
         yield None
@@ -231,7 +238,7 @@ async def _kept_results(
         settings.cache_target, near_bytes=settings.near_cache_bytes, registry=registry
     ) as cache:
         metrics.near_cache(lambda: cache.near_bytes, lambda: cache.near_evictions)
-        results = Results(cache=cache, on_unstored=metrics.unstored)
+        results = Results(cache=cache, on_unstored=metrics.unstored, failures=failures)
         try:
             yield results
         finally:

@@ -1,4 +1,4 @@
-"""One session with an MCP server. The one home of `mcp` and `httpx2` in this service.
+"""One session with an MCP server. The one home of `mcp` in this service.
 
 A session lives in a task of its own, which opens it and closes it, because what the SDK opens must
 be closed where it was opened. Calls go through it from anywhere, many at once. When it is lost (the
@@ -20,7 +20,6 @@ from typing import Any
 
 import anyio
 import httpcore
-import httpx2
 import structlog
 from mcp import Client, MCPError
 from mcp.client.stdio import get_default_environment
@@ -40,7 +39,7 @@ from mcp.types import (
 )
 from pydantic import ValidationError
 
-from peregrine.tools import egress, mcp_process
+from peregrine.tools import egress, mcp_http, mcp_process
 from peregrine.tools.bodies import MAX_BYTES
 from peregrine.tools.definition import Output, ToolFailure, TransientFailure
 from peregrine.tools.mcp_listing import Offered
@@ -49,9 +48,7 @@ MAX_TOOLS = 512
 
 _CLOSE_SECONDS = 8.0
 _LISTEN_AGAIN_SECONDS = 5.0
-_SDK_TIMEOUTS = httpx2.Timeout(30.0, read=310.0)
 _LOST = (anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.EndOfStream)
-_REFUSED_BY_HTTP = (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout)
 
 Transport = AbstractAsyncContextManager[Any]
 
@@ -138,12 +135,7 @@ def http(
     @asynccontextmanager
     async def opened() -> AsyncIterator[Any]:
         async with (
-            httpx2.AsyncClient(
-                transport=_Bridge(pool),
-                headers={"accept-encoding": "identity", **headers},
-                timeout=_SDK_TIMEOUTS,
-                trust_env=False,
-            ) as client,
+            mcp_http.client(headers, pool) as client,
             streamable_http_client(
                 url, http_client=client, max_sse_event_size=MAX_BYTES
             ) as streams,
@@ -357,66 +349,6 @@ class _Reading:
         return await self._stream.__aexit__(*details)
 
 
-class _Bridge(httpx2.AsyncBaseTransport):
-    """The SDK's HTTP client on the guarded pool of the worker, with bounded answers."""
-
-    def __init__(self, pool: httpcore.AsyncConnectionPool) -> None:
-        self._pool = pool
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        target = egress.parse(str(request.url))
-        try:
-            answer = await self._pool.handle_async_request(
-                httpcore.Request(
-                    method=request.method,
-                    url=httpcore.URL(
-                        scheme=target.scheme.encode(),
-                        host=request.url.raw_host,
-                        port=request.url.port,
-                        target=request.url.raw_path,
-                    ),
-                    headers=request.headers.raw,
-                    content=request.stream,
-                    extensions=request.extensions,
-                )
-            )
-        except _REFUSED_BY_HTTP as error:
-            raise httpx2.ConnectError(str(error) or "no connection was made") from error
-        except egress.Refused as refusal:
-            raise httpx2.ConnectError(str(refusal)) from refusal
-        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
-            raise httpx2.ReadError(str(error) or "the connection broke off") from error
-        packed = [value for name, value in answer.headers if name.lower() == b"content-encoding"]
-        if packed and packed != [b"identity"]:
-            # It was asked not to, and unpacking has no bound here.
-            await answer.aclose()
-            raise httpx2.ReadError("the answer is packed")
-        return httpx2.Response(
-            answer.status, headers=answer.headers, stream=_Bounded(answer.stream)
-        )
-
-
-class _Bounded(httpx2.AsyncByteStream):
-    """At most as much as of any other answer; a stream of events may go on for ever, slowly."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
-        try:
-            async for part in self._stream:
-                size = 0 if b"\n\n" in part or b"\r\n\r\n" in part else size + len(part)
-                if size > MAX_BYTES:
-                    raise httpx2.ReadError("the answer is too large")
-                yield part
-        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
-            raise httpx2.ReadError(str(error) or "the connection broke off") from error
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
 def _offered(tool: Any) -> Offered:
     hints = tool.annotations
     return Offered(
@@ -464,6 +396,6 @@ def _words(error: BaseException) -> str:
         error = error.exceptions[0]
     if isinstance(error, ToolFailure):
         return error.message
-    if isinstance(error, MCPError | httpx2.HTTPError | OSError | egress.Refused):
+    if isinstance(error, MCPError | mcp_http.Failure | OSError | egress.Refused):
         return f"{error}"[:300] or type(error).__name__
     return type(error).__name__

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import structlog
+from prometheus_client import Counter
 
 from peregrine.api.tools.v1 import tools_pb2
 from peregrine.kit import context
@@ -223,8 +224,9 @@ class Server:
 class Servers:
     """Those of all tenants. `changed` is told when what a server offers may have changed."""
 
-    def __init__(self, *, changed: Callable[[Server], None]) -> None:
+    def __init__(self, *, changed: Callable[[Server], None], failures: Counter) -> None:
         self._changed = changed
+        self._failures = failures
         self._servers: dict[tuple[str, str], Server] = {}
         self._pins: dict[tuple[str, str, bytes], dict[str, Pinned]] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -304,21 +306,21 @@ class Servers:
             await asyncio.wait(self._closing)
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(_quietly(work), name="mcp-servers")
+        task = asyncio.create_task(self._quietly(work), name="mcp-servers")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+    async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:
+            # The top of a background task: closing a session, or approving what is asked for again.
+            self._failures.inc()
+            log.error("mcp_work_failed", error=type(error).__name__, exc_info=error)
 
 
 def _belongs(name: str, server: str) -> bool:
     return name == server or name.startswith(f"{server}_")
-
-
-async def _quietly(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        await work
-    except Exception as error:
-        # The top of a background task: closing a session, or approving what is asked for again.
-        log.error("mcp_work_failed", error=type(error).__name__, exc_info=error)
 
 
 async def _client() -> ModuleType:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter
 
 from peregrine.api.tools.v1 import tools_pb2
 from peregrine.kit.postgres import Database
@@ -108,9 +108,10 @@ class Reach:
         tenant: str,
         secret: Callable[[str], Secret],
         variables: Mapping[str, str],
+        failures: Counter,
     ) -> None:
         self.builtin = builtin
-        self.servers = Servers(changed=self._offer)
+        self.servers = Servers(changed=self._offer, failures=failures)
         self._http = http
         self._tenant = tenant
         self._secret = secret
@@ -212,6 +213,7 @@ async def reaching(
     settings: ReachSettings,
     *,
     secret: Callable[[str], Secret],
+    failures: Counter,
     registry: CollectorRegistry | None = None,
     resolve: guard.Resolve = guard.resolve,
     connect: guard.Connect = guard.connect,
@@ -220,6 +222,7 @@ async def reaching(
 
     Args:
       secret: finds a secret by its name, or raises `SettingsError`.
+      failures: counts work on MCP servers that broke in the background.
 
     Raises:
       StartRefused, Unavailable: as `Database.connect`, of the database that `sql_query` asks.
@@ -249,6 +252,7 @@ async def reaching(
             tenant=settings.tenant,
             secret=secret,
             variables={EXAMPLE_URL: settings.example_url or ""},
+            failures=failures,
         )
         stack.push_async_callback(reach.close)
         yield reach

@@ -30,6 +30,7 @@ from urllib.parse import quote
 
 import structlog
 from google.protobuf.message import DecodeError
+from prometheus_client import Counter
 
 from peregrine.api.cache.v1 import cache_pb2
 from peregrine.api.common.v1 import common_pb2
@@ -98,11 +99,15 @@ class Results:
 
     Args:
       on_unstored: told why (UPPER_SNAKE) a result that may be kept was not stored.
+      failures: counts what failed behind an answer: storing, and making untrue.
     """
 
-    def __init__(self, *, cache: CacheClient, on_unstored: Callable[[str], object]) -> None:
+    def __init__(
+        self, *, cache: CacheClient, on_unstored: Callable[[str], object], failures: Counter
+    ) -> None:
         self._cache = cache
         self._on_unstored = on_unstored
+        self._failures = failures
         self._canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
         # By the definition's id; it is held, so that the id stays its own.
         self._fingerprints: dict[int, tuple[Definition, bytes]] = {}
@@ -219,9 +224,11 @@ class Results:
                     await self._strike(told)
                 return
             except PeregrineError as error:
+                self._failures.inc()
                 log.warning("results_not_invalidated", reason=error.reason)
             except Exception as error:
                 # The top of a background task: the next try may go better.
+                self._failures.inc()
                 log.error("results_not_invalidated", error=type(error).__name__, exc_info=error)
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
@@ -258,6 +265,7 @@ class Results:
                 )
         except Exception as error:
             # The top of a background task: the answer was given, and is computed again next time.
+            self._failures.inc()
             log.error("result_not_stored", error=type(error).__name__, exc_info=error)
             reason = "FAILED"
         if reason:
