@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,17 +70,13 @@ async def busy(port: int, calls: int) -> AsyncIterator[None]:
             await asyncio.gather(*running, return_exceptions=True)
 
 
-@contextlib.asynccontextmanager
-async def silent() -> AsyncIterator[int]:
+@contextlib.contextmanager
+def silent() -> Iterator[int]:
     """A port at which somebody listens and never says a word."""
 
-    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    server = await asyncio.start_server(listen, LOCAL, 0)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
+    with socket.create_server((LOCAL, 0), backlog=256) as listening:
+        # The system takes the connections; nobody ever comes for them.
+        yield listening.getsockname()[1]
 
 
 async def test_workers_say_what_runs_on_them(workers: list[int]) -> None:
@@ -89,7 +86,7 @@ async def test_workers_say_what_runs_on_them(workers: list[int]) -> None:
 
 
 async def test_who_does_not_answer_keeps_nobody_waiting(workers: list[int]) -> None:
-    async with silent() as port:
+    with silent() as port:
         targets = {f"silent {number}": f"{LOCAL}:{port}" for number in range(70)}
         targets |= {"nobody": f"{LOCAL}:1", "well": f"{LOCAL}:{workers[0]}"}
         async with asyncio.timeout(30):
@@ -104,7 +101,7 @@ async def test_the_idle_goes_and_the_busy_and_the_silent_stay(
     api.deployment("tools", replicas=5)
     load(metrics, rate=1.0, workers=5)
     patched = _patches(api)
-    async with silent() as port:
+    with silent() as port:
         for name in list(api.pods()):
             del api.objects["v1/pods", "one", name]
         for name, at in (
