@@ -24,6 +24,7 @@ class Expiry:
         feed: FeedStore,
         interval: float,
         registry: CollectorRegistry,
+        failures: Counter,
     ) -> None:
         self._database = database
         self._feed = feed
@@ -33,9 +34,7 @@ class Expiry:
             "Rows removed because their time was over",
             registry=registry,
         )
-        self._failures = Counter(
-            "peregrine_cache_expiry_failures_total", "Sweeps that failed", registry=registry
-        )
+        self._failures = failures
 
     async def sweep(self) -> int:
         """Deletes all that is over, a bounded number of rows at a time; returns how many."""

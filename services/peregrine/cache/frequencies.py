@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import Counter
 
 from peregrine.cache.entry import Address
 from peregrine.cache.sketch import Frequent
@@ -41,6 +41,12 @@ SELECT user_id, key, sum(count) AS count, max(source) AS source FROM cache.frequ
 WHERE tenant = $1 AND namespace = $2 AND hour > $3::timestamptz - interval '24 hours'
 GROUP BY user_id, key ORDER BY 3 DESC, key LIMIT $4
 """
+_MOST_SHARED = """
+SELECT user_id, key, sum(count) AS count, max(source) AS source FROM cache.frequencies
+WHERE tenant = $1 AND namespace = $2 AND hour > $3::timestamptz - interval '24 hours'
+    AND user_id = ''
+GROUP BY user_id, key ORDER BY 3 DESC, key LIMIT $4
+"""
 
 log = structlog.get_logger(__name__)
 
@@ -54,24 +60,20 @@ class Wanted:
 
 
 class Frequencies:
-    """`now`: seconds since 1970. `run` until cancelled."""
+    """`failures` counts what could not be stored. `now`: seconds since 1970."""
 
     def __init__(
         self,
         *,
         database: Database,
-        registry: CollectorRegistry,
+        failures: Counter,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
         self._now = now
         self._frequent: Frequent[Address] = Frequent(_KEYS)
         self._sources: OrderedDict[Address, bytes] = OrderedDict()
-        self._failures = Counter(
-            "peregrine_cache_frequency_failures_total",
-            "Counts of keys that could not be stored",
-            registry=registry,
-        )
+        self._failures = failures
 
     def count(self, address: Address, times: int = 1) -> None:
         self._frequent.count(address, times)
@@ -115,10 +117,11 @@ class Frequencies:
             rows = await conn.fetch("cache_most", _MOST, *self._args(who.tenant, namespace, limit))
         return _wanted(who.tenant, namespace, rows)
 
-    async def most_of_all(self, tenant: str, namespace: str, limit: int) -> list[Wanted]:
-        """Of everybody of the tenant, for a replica that warms itself."""
+    async def most_shared(self, tenant: str, namespace: str, limit: int) -> list[Wanted]:
+        """Of the tenant's shared keys, for a replica that warms itself."""
         async with self._database.transaction(ALL_TENANTS) as conn:
-            rows = await conn.fetch("cache_most", _MOST, *self._args(tenant, namespace, limit))
+            args = self._args(tenant, namespace, limit)
+            rows = await conn.fetch("cache_most_shared", _MOST_SHARED, *args)
         return _wanted(tenant, namespace, rows)
 
     async def tenants(self, namespace: str) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter
 
 from peregrine.api.cache.v1 import cache_pb2, cache_pb2_grpc
 from peregrine.cache import postgres_tier, redis_tier
@@ -141,14 +141,17 @@ async def build(
         await stack.enter_async_context(database)
         await check_schema(database, "cache", MIGRATIONS)
         entries_url, leases_url = _redis_urls(settings)
+        probes = failures.of("probes")
         entries_redis = _connected(stack, settings, entries_url)
         redis_tier_ = RedisTier(
             entries_redis,
-            guard=_redis_guard(stack, settings, metrics, entries_redis, redis_tier.NAME),
+            guard=_redis_guard(stack, settings, metrics, entries_redis, redis_tier.NAME, probes),
         )
         leases_redis = _connected(stack, settings, leases_url)
-        leases_guard = _redis_guard(stack, settings, metrics, leases_redis, "leases")
-        postgres = PostgresTier(database, guard=_postgres_guard(stack, settings, metrics, database))
+        leases_guard = _redis_guard(stack, settings, metrics, leases_redis, "leases", probes)
+        postgres = PostgresTier(
+            database, guard=_postgres_guard(stack, settings, metrics, database, probes)
+        )
         store = FeedStore(database)
         feed = Feed(policies=Policies(operator=settings.operator_tenant))
         following = Following(
@@ -166,7 +169,7 @@ async def build(
         leases = Leases(leases_redis, guard=leases_guard)
         waits = Waits(leases.held, failures=failures.of("lease_watch"))
         stack.push_async_callback(waits.close)
-        frequencies = Frequencies(database=database, registry=registry, now=now)
+        frequencies = Frequencies(database=database, failures=failures.of("frequencies"), now=now)
         fills = Fills(
             tiers=tiers,
             feed=feed,
@@ -205,7 +208,11 @@ async def build(
             now=now,
         )
         expiry = Expiry(
-            database=database, feed=store, interval=settings.expiry_seconds, registry=registry
+            database=database,
+            feed=store,
+            interval=settings.expiry_seconds,
+            registry=registry,
+            failures=failures.of("expiry"),
         )
         sizes = Sizes(
             redis=redis_tier_,
@@ -269,13 +276,19 @@ def _connected(
 
 
 def _redis_guard(
-    stack: AsyncExitStack, settings: Settings, metrics: CacheMetrics, client: Redis, level: str
+    stack: AsyncExitStack,
+    settings: Settings,
+    metrics: CacheMetrics,
+    client: Redis,
+    level: str,
+    broken: Counter,
 ) -> Guard:
     limit = settings.redis_timeout_seconds
     breaker = Breaker(
         name=level,
         probe=redis_tier.probe(client, limit=limit),
         on_change=metrics.breaker(level),
+        broken=broken,
     )
     stack.push_async_callback(breaker.close)
     return Guard(
@@ -284,13 +297,18 @@ def _redis_guard(
 
 
 def _postgres_guard(
-    stack: AsyncExitStack, settings: Settings, metrics: CacheMetrics, database: Database
+    stack: AsyncExitStack,
+    settings: Settings,
+    metrics: CacheMetrics,
+    database: Database,
+    broken: Counter,
 ) -> Guard:
     limit = settings.postgres_timeout_seconds
     breaker = Breaker(
         name=postgres_tier.NAME,
         probe=postgres_tier.probe(database, limit=limit),
         on_change=metrics.breaker(postgres_tier.NAME),
+        broken=broken,
     )
     stack.push_async_callback(breaker.close)
     return Guard(

@@ -13,6 +13,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 import structlog
+from prometheus_client import Counter
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +27,7 @@ class Breaker:
       failures: failures in a row that open it.
       interval: seconds between two probes (± 20 %, so that replicas do not meet).
       on_change: told True when it opened and False when it closed.
+      broken: counts probes that broke, which is not the same as not being answered.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Breaker:
         failures: int = 3,
         interval: float = 0.5,
         on_change: Callable[[bool], object] | None = None,
+        broken: Counter | None = None,
     ) -> None:
         self.open = False
         self._name = name
@@ -43,6 +46,7 @@ class Breaker:
         self._limit = failures
         self._interval = interval
         self._on_change = on_change
+        self._broken = broken
         self._failures = 0
         self._healing: asyncio.Task[None] | None = None
 
@@ -78,6 +82,8 @@ class Breaker:
             return await self._probe()
         except Exception as error:
             # The top of a background task: a probe that breaks is one that was not answered.
+            if self._broken is not None:
+                self._broken.inc()
             log.error("probe_failed", peer=self._name, error=type(error).__name__, exc_info=error)
             return False
 

@@ -20,6 +20,7 @@ from typing import TypeAlias, TypeVar
 
 import structlog
 from google.protobuf import timestamp_pb2
+from prometheus_client import Counter
 
 from peregrine.api.common.v1 import common_pb2
 from peregrine.api.llm_gateway.v1 import llm_gateway_pb2 as pb
@@ -174,6 +175,7 @@ class Generations:
         max_kept_bytes: int,
         max_bytes: int,
         keep_seconds: float,
+        failures: Counter,
     ) -> None:
         self._owner = owner
         self._max_live = max_live
@@ -181,6 +183,7 @@ class Generations:
         self._max_kept_bytes = max_kept_bytes
         self._max_bytes = max_bytes
         self._keep_seconds = keep_seconds
+        self._failures = failures
         self._live: dict[str, Generation] = {}
         self._kept: dict[str, Generation] = {}
         self._order: deque[tuple[float, Generation]] = deque()
@@ -253,6 +256,7 @@ class Generations:
             await work(generation)
         except Exception as error:
             # The top of a background task: its readers must not wait for ever.
+            self._failures.inc()
             error_id = secrets.token_hex(8)
             log.error("generation_broke", error_id=error_id, exc_info=error)
             if not generation.ended:

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from peregrine.api.llm_gateway.v1 import llm_gateway_pb2_grpc
 from peregrine.kit import serve, telemetry
+from peregrine.kit.background import Failures
 from peregrine.kit.settings import (
     InnerSettings,
     Problem,
@@ -179,6 +180,7 @@ async def build(
             max_kept_bytes=settings.keep_bytes,
             max_bytes=settings.max_answer_bytes,
             keep_seconds=settings.keep_seconds,
+            failures=Failures(registry).of("generations"),
         )
         servicer = LlmServicer(
             provider=Provider(api_key=key, base_url=base_url, client=client),

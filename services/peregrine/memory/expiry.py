@@ -4,7 +4,7 @@ Each replica does it on its own; rows that another one is at work on are skipped
 nothing: an id older than 24 hours counts as new whether its row is still there or not.
 """
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import Counter
 
 from peregrine.kit.repeating import repeat
 from peregrine.memory.store import Store
@@ -13,18 +13,15 @@ _ROWS_AT_ONCE = 1_000
 
 
 class Expiry:
-    """Runs `sweep` every `interval` seconds (± 20 %, so that replicas do not meet)."""
+    """Runs `sweep` every `interval` seconds (± 20 %, so that replicas do not meet).
 
-    def __init__(
-        self, *, store: Store, interval: float, registry: CollectorRegistry | None = None
-    ) -> None:
+    `failures` counts sweeps that failed.
+    """
+
+    def __init__(self, *, store: Store, interval: float, failures: Counter) -> None:
         self._store = store
         self._interval = interval
-        self._failures = Counter(
-            "peregrine_memory_expiry_failures_total",
-            "Sweeps of old request ids that failed",
-            registry=registry,
-        )
+        self._failures = failures
 
     async def sweep(self) -> int:
         """Deletes all that is old, a bounded number of rows at a time; returns how many."""

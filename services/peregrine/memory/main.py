@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from peregrine.api.memory.v1 import memory_pb2, memory_pb2_grpc
 from peregrine.kit import serve, telemetry
+from peregrine.kit.background import Failures
 from peregrine.kit.postgres import Database, check_schema
 from peregrine.kit.settings import InnerSettings, PostgresSettings, load, setting
 from peregrine.memory.expiry import Expiry
@@ -54,7 +55,11 @@ async def build(
     async with database:
         await check_schema(database, "memory", MIGRATIONS)
         store = Store(database)
-        expiry = Expiry(store=store, interval=settings.expiry_seconds, registry=registry)
+        expiry = Expiry(
+            store=store,
+            interval=settings.expiry_seconds,
+            failures=Failures(registry).of("expiry"),
+        )
         sweeping = asyncio.create_task(expiry.run(), name="memory-expiry")
         try:
             yield serve.Server(

@@ -114,9 +114,12 @@ class Access:
 
 @asynccontextmanager
 async def access(
-    settings: AccessSettings, *, database: Database, checked: Counter
+    settings: AccessSettings, *, database: Database, checked: Counter, unreadable: Counter
 ) -> AsyncIterator[Access]:
-    """Opens the door; `checked` counts by kind and outcome."""
+    """Opens the door.
+
+    `checked` counts by kind and outcome, `unreadable` readings of the issuer's keys that failed.
+    """
     if not settings.auth_required:
         yield Access(OpenDoor(), None)
         return
@@ -125,7 +128,7 @@ async def access(
     async with contextlib.AsyncExitStack() as stack:
         tokens = None
         if settings.jwt_issuer:
-            key_set = KeySet(settings.jwt_jwks)
+            key_set = KeySet(settings.jwt_jwks, failures=unreadable)
             stack.push_async_callback(key_set.close)
             tokens = Tokens(
                 keys=key_set,

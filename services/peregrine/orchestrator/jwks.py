@@ -16,6 +16,7 @@ from typing import Any, Final
 import httpx
 import jwt
 import structlog
+from prometheus_client import Counter
 
 from peregrine.kit.errors import Unavailable
 
@@ -30,10 +31,20 @@ log = structlog.get_logger(__name__)
 
 
 class KeySet:
-    """The keys at `source`, a path or a URL. `monotonic`: seconds, for the age of the set."""
+    """The keys at `source`, a path or a URL.
 
-    def __init__(self, source: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    `failures` counts readings that failed. `monotonic`: seconds, for the age of the set.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        failures: Counter,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._source = source
+        self._failures = failures
         self._monotonic = monotonic
         self._keys: dict[str, jwt.PyJWK] | None = None
         self._read_at = self._tried_at = float("-inf")
@@ -98,9 +109,11 @@ class KeySet:
             self._keys = usable(text)
             self._read_at = self._monotonic()
         except (TimeoutError, OSError, ValueError, httpx.HTTPError) as error:
+            self._failures.inc()
             log.warning("jwks_unreadable", source=self._source, error=type(error).__name__)
         except Exception as error:
             # The top of a task: what a library makes of a strange document must not go unsaid.
+            self._failures.inc()
             log.error("jwks_broke", source=self._source, exc_info=error)
         finally:
             self._reading = None

@@ -15,6 +15,7 @@ from peregrine.api.identity.v1 import identity_pb2, identity_pb2_grpc
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.api.orchestrator.v1 import orchestrator_pb2_grpc as rpc
 from peregrine.kit import redis, serve
+from peregrine.kit.background import Failures
 from peregrine.kit.channel import ChannelPool
 from peregrine.kit.eventlog import EventLog
 from peregrine.kit.postgres import Database, check_schema
@@ -141,7 +142,12 @@ async def build(
         store = Store(database)
         agents = Agents(store, metrics)
         entry = await stack.enter_async_context(
-            access(settings, database=database, checked=metrics.credentials)
+            access(
+                settings,
+                database=database,
+                checked=metrics.credentials,
+                unreadable=Failures(registry).of("jwks"),
+            )
         )
         runs = Runs(
             store=store,

@@ -58,6 +58,7 @@ class Server:
     Args:
       pool: where connections come from (of `outbound`).
       keep: stores a changed listing, given what makes it of the one that is stored.
+      failures: counts what broke in the background.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Server:
         pool: Any,
         secret: Callable[[str, str], Secret],
         keep: Keep,
+        failures: Counter,
     ) -> None:
         self.tenant = tenant
         self.registered = registered
@@ -78,6 +80,7 @@ class Server:
         self._pool = pool
         self._secret = secret
         self._keep = keep
+        self._failures = failures
         self._session: Any = None
         self._opening = asyncio.Lock()
         self._listing = asyncio.Lock()
@@ -121,7 +124,7 @@ class Server:
             self._later(self.discover())
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(_quietly(work), name=f"mcp-{self.declared.name}")
+        task = asyncio.create_task(_quietly(work, self._failures), name=f"mcp-{self.declared.name}")
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
@@ -306,21 +309,22 @@ class Servers:
             await asyncio.wait(self._closing)
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(self._quietly(work), name="mcp-servers")
+        task = asyncio.create_task(_quietly(work, self._failures), name="mcp-servers")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-
-    async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except Exception as error:
-            # The top of a background task: closing a session, or approving what is asked for again.
-            self._failures.inc()
-            log.error("mcp_work_failed", error=type(error).__name__, exc_info=error)
 
 
 def _belongs(name: str, server: str) -> bool:
     return name == server or name.startswith(f"{server}_")
+
+
+async def _quietly(work: Coroutine[Any, Any, None], failures: Counter) -> None:
+    try:
+        await work
+    except Exception as error:
+        # The top of a background task: closing a session, or approving what is asked for again.
+        failures.inc()
+        log.error("mcp_work_failed", error=type(error).__name__, exc_info=error)
 
 
 async def _client() -> ModuleType:

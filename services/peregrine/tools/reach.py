@@ -112,6 +112,7 @@ class Reach:
     ) -> None:
         self.builtin = builtin
         self.servers = Servers(changed=self._offer, failures=failures)
+        self._failures = failures
         self._http = http
         self._tenant = tenant
         self._secret = secret
@@ -161,6 +162,7 @@ class Reach:
                 pool=self._http.pool,
                 secret=lambda name, reference: http_tools.found(name, self._secret, reference),
                 keep=self._keep,
+                failures=self._failures,
             )
             self.servers.put(server)
             return

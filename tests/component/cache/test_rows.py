@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from peregrine.cache import postgres_tier
 from peregrine.cache.expiry import Expiry
 from peregrine.cache.feed_store import FeedStore
+from peregrine.kit.background import Failures
 from peregrine.kit.postgres import Database
 
 _FILL = (
@@ -65,7 +66,13 @@ async def test_rows_whose_time_is_over_are_swept_of_everybody_and_no_others(
     for user in ("", "ada", "bob"):
         await fill(database, user, 700, 600)
     registry = CollectorRegistry()
-    expiry = Expiry(database=database, feed=FeedStore(database), interval=60, registry=registry)
+    expiry = Expiry(
+        database=database,
+        feed=FeedStore(database),
+        interval=60,
+        registry=registry,
+        failures=Failures(registry).of("expiry"),
+    )
     swept = await expiry.sweep()
     assert 3 * 599 <= swept <= 3 * 600
     assert registry.get_sample_value("peregrine_cache_expired_total") == swept

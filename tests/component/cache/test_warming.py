@@ -7,12 +7,12 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from prometheus_client import CollectorRegistry
 
 from peregrine.api.cache.v1 import cache_pb2
 from peregrine.cache.entry import Address
 from peregrine.cache.frequencies import Frequencies
 from peregrine.cache.loaders import load_modules
+from peregrine.kit.background import Failures
 from peregrine.kit.errors import StartRefused, from_rpc_error
 from peregrine.kit.postgres import Database
 from peregrine.local.servers import RedisServer
@@ -85,7 +85,9 @@ async def test_the_most_frequent_keys_of_the_last_day_are_loaded(warm: Cache) ->
     for _ in range(50):
         await warm.get(key("bob's", USER, "made"), BOB)
     async with await Database.connect(warm.dsn, size=1) as database:
-        counted = Frequencies(database=database, registry=CollectorRegistry(), now=warm.clock)
+        counted = Frequencies(
+            database=database, failures=Failures().of("frequencies"), now=warm.clock
+        )
         for each in range(10):
             # What the service does twice a minute.
             for _ in range(10 - each):
@@ -105,7 +107,9 @@ async def test_a_replica_warms_itself_at_its_start_when_the_policy_says_so(
 ) -> None:
     await warm.apply("made", ttl=600, warm_at_start=True)
     async with await Database.connect(warm.dsn, size=1) as database:
-        counted = Frequencies(database=database, registry=CollectorRegistry(), now=warm.clock)
+        counted = Frequencies(
+            database=database, failures=Failures().of("frequencies"), now=warm.clock
+        )
         counted.count(address("hot"))
         await counted.flush()
     later = await warmable(stack, warm.dsn, warm.redis)

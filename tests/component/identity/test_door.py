@@ -11,6 +11,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from prometheus_client import CollectorRegistry, Counter
 
+from peregrine.kit.background import Failures
 from peregrine.kit.context import Identity
 from peregrine.kit.errors import (
     AlreadyExists,
@@ -36,6 +37,7 @@ from tests.support.jwks import AUDIENCE, ISSUER, Issuer, rsa_key
 from tests.support.proxy import FaultProxy, fault_proxy
 from tests.support.stack import new_key
 
+FAILURES = Failures().of("jwks")
 METHOD = "/peregrine.api.orchestrator.v1.OrchestratorService/GetRun"
 
 
@@ -287,7 +289,7 @@ async def test_a_jwt_opens_the_door_beside_keys(migrated_dsn: str, tmp_path: Pat
             signer=Signer(keys()),
             keys=KeyStore(database),
             tokens=Tokens(
-                keys=KeySet(str(path)),
+                keys=KeySet(str(path), failures=FAILURES),
                 issuer=ISSUER,
                 audience=AUDIENCE,
                 algorithms=("RS256",),

@@ -9,7 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
 
+from peregrine.kit.background import Failures
 from peregrine.kit.context import Identity
 from peregrine.kit.errors import Unavailable
 from peregrine.orchestrator import jwks
@@ -27,6 +29,9 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+FAILURES = Failures().of("jwks")
 
 
 def tokens(keys: KeySet, **changes: Any) -> Tokens:
@@ -57,7 +62,7 @@ async def test_a_token_says_who_it_is_and_what_he_may(
     issuer: Issuer, file: Path, kid: str, algorithm: str
 ) -> None:
     token = issuer.token(kid, algorithm=algorithm)
-    who, allowed, ends = await tokens(KeySet(str(file))).read(token)
+    who, allowed, ends = await tokens(KeySet(str(file), failures=FAILURES)).read(token)
     assert who == Identity("acme", "ada")
     assert allowed == {"read", "run"}
     assert ends > time.time() + 300
@@ -118,7 +123,7 @@ def forged(issuer: Issuer) -> dict[str, str]:
 
 
 async def test_what_is_forged_is_refused_for_its_reason(issuer: Issuer, file: Path) -> None:
-    reader = tokens(KeySet(str(file)))
+    reader = tokens(KeySet(str(file), failures=FAILURES))
     await reader.read(issuer.token())
     for name, token in forged(issuer).items():
         with pytest.raises(Refused):
@@ -128,11 +133,11 @@ async def test_what_is_forged_is_refused_for_its_reason(issuer: Issuer, file: Pa
 @pytest.mark.parametrize("algorithms", [("HS256",), ("none",), ("RS256", "HS512"), ("rs256",)])
 def test_only_asymmetric_algorithms_can_be_configured(algorithms: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="asymmetric"):
-        tokens(KeySet("/nowhere"), algorithms=algorithms)
+        tokens(KeySet("/nowhere", failures=FAILURES), algorithms=algorithms)
 
 
 async def test_scopes_that_are_not_ours_are_nothing(issuer: Issuer, file: Path) -> None:
-    reader = tokens(KeySet(str(file)))
+    reader = tokens(KeySet(str(file), failures=FAILURES))
     for scope, allowed in (
         ("openid profile", set()),
         ("read", {"read"}),
@@ -176,7 +181,7 @@ async def test_a_rotation_is_followed_at_once_and_guesses_are_not() -> None:
     clock = Clock()
     issuer = Issuer(keys={"one": rsa_key()})
     async with served(issuer):
-        keys = KeySet(issuer.url, monotonic=clock)
+        keys = KeySet(issuer.url, failures=FAILURES, monotonic=clock)
         reader = tokens(keys)
         await reader.read(issuer.token())
         assert issuer.asked == 1
@@ -206,7 +211,7 @@ async def test_while_the_issuer_is_away_the_last_keys_serve() -> None:
     clock = Clock()
     issuer = Issuer(keys={"one": rsa_key()}, away=True)
     async with served(issuer):
-        keys = KeySet(issuer.url, monotonic=clock)
+        keys = KeySet(issuer.url, failures=FAILURES, monotonic=clock)
         reader = tokens(keys)
         with pytest.raises(Unavailable) as caught:
             await reader.read(issuer.token())
@@ -223,9 +228,12 @@ async def test_while_the_issuer_is_away_the_last_keys_serve() -> None:
             await eventually(lambda asked=asked: issuer.asked == asked + 1)
             assert (await reader.read(issuer.token()))[0].user == "ada"
         await keys.close()
-    nobody = KeySet(issuer.url)
+    registry = CollectorRegistry()
+    nobody = KeySet(issuer.url, failures=Failures(registry).of("jwks"))
     with pytest.raises(Unavailable):
         await tokens(nobody).read(issuer.token())
+    counted = {"task": "jwks"}
+    assert registry.get_sample_value("peregrine_background_failures_total", counted) == 1
     await nobody.close()
 
 
@@ -233,7 +241,7 @@ async def test_a_document_without_end_is_not_read() -> None:
     issuer = Issuer(keys={"one": rsa_key()})
     issuer.shown = issuer.document() | {"padding": "x" * 300_000}
     async with served(issuer):
-        keys = KeySet(issuer.url)
+        keys = KeySet(issuer.url, failures=FAILURES)
         with pytest.raises(Unavailable):
             await tokens(keys).read(issuer.token())
         await keys.close()
@@ -243,7 +251,7 @@ async def test_a_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
     clock, path = Clock(), tmp_path / "jwks.json"
     issuer = Issuer(keys={"one": rsa_key()})
     path.write_text(json.dumps(issuer.document()))
-    reader = tokens(KeySet(str(path), monotonic=clock))
+    reader = tokens(KeySet(str(path), failures=FAILURES, monotonic=clock))
     await reader.read(issuer.token())
     issuer.keys["two"] = rsa_key()
     path.write_text(json.dumps(issuer.document()))

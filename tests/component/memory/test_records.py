@@ -7,6 +7,7 @@ import pytest
 
 from peregrine.api.common.v1 import common_pb2
 from peregrine.api.memory.v1 import memory_pb2
+from peregrine.kit.background import Failures
 from peregrine.kit.postgres import ALL_TENANTS, Database
 from peregrine.memory.expiry import Expiry
 from peregrine.memory.store import Store
@@ -200,7 +201,7 @@ async def test_a_request_id_is_free_again_after_a_day(ada: As, bob: As, database
         )
     # Late to be swept, and new all the same.
     assert (await ada.BeginTurn(turn(conversation, "two", request_id="daily"))).version == 3
-    expiry = Expiry(store=Store(database), interval=600)
+    expiry = Expiry(store=Store(database), interval=600, failures=Failures().of("expiry"))
     assert await expiry.sweep() == 1
     assert await expiry.sweep() == 0
     async with database.transaction(ALL_TENANTS) as conn:

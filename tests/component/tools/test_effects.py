@@ -12,6 +12,7 @@ import grpc.aio
 import pytest
 
 from peregrine.api.tools.v1 import tools_pb2, tools_pb2_grpc
+from peregrine.kit.background import Failures
 from peregrine.kit.context import Identity
 from peregrine.kit.postgres import ALL_TENANTS, Database
 from peregrine.kit.settings import Secret
@@ -157,7 +158,7 @@ async def lost(database: Database, tool: str, arguments: str, key: str) -> None:
     """Leaves what a worker leaves that was killed in the middle of a change."""
     from peregrine.tools.effects import _digest
 
-    dead = Ledger(database=database)
+    dead = Ledger(database=database, failures=Failures().of("ledger"))
     effect = Effect(WHO, key, _digest(tool, {"text": arguments}))
     assert (await dead.begin(effect)).found is Found.BEGUN
     async with database.transaction("acme") as conn:
@@ -225,29 +226,31 @@ async def test_an_outcome_that_was_not_recorded_is_recorded_later(
     effect = Effect(WHO, str(uuid.uuid4()), b"digest")
     async with fault_proxy(socket_path(migrated_dsn)) as proxy:
         async with await Database.connect(through(migrated_dsn, proxy.address)) as cuttable:
-            ledger = Ledger(database=cuttable)
+            ledger = Ledger(database=cuttable, failures=Failures().of("ledger"))
             await ledger.begin(effect)
             proxy.cut()
             await ledger.end(effect, b"done")
             assert await ledger.begin(effect) == ledgers.Entry(Found.ENDED, b"done")
             proxy.resume()
             await ledger.renew()
-            entry = await Ledger(database=database).begin(effect)
+            entry = await Ledger(database=database, failures=Failures().of("ledger")).begin(effect)
             assert entry == ledgers.Entry(Found.ENDED, b"done")
 
 
 async def test_a_worker_says_that_it_lives(database: Database) -> None:
     effect = Effect(WHO, "k", b"digest")
-    ledger = Ledger(database=database)
+    ledger = Ledger(database=database, failures=Failures().of("ledger"))
     await ledger.begin(effect)
     async with database.transaction("acme") as conn:
         await conn.execute("age", "UPDATE tools.effects SET alive_until = now() - interval '1 ms'")
     await ledger.renew()
-    assert (await Ledger(database=database).begin(effect)).found is Found.UNDER_WAY
+    assert (
+        await Ledger(database=database, failures=Failures().of("ledger")).begin(effect)
+    ).found is Found.UNDER_WAY
 
 
 async def test_what_is_older_than_a_day_is_forgotten(database: Database) -> None:
-    ledger = Ledger(database=database)
+    ledger = Ledger(database=database, failures=Failures().of("ledger"))
     for key in ("old", "new"):
         await ledger.begin(Effect(WHO, key, b"digest"))
         await ledger.end(Effect(WHO, key, b"digest"), b"done")

@@ -4,10 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from peregrine.kit import context
+from peregrine.kit.background import Failures
 from peregrine.kit.breaker import Breaker
 from tests.support.eventually import eventually
+
+FAILURES = "peregrine_background_failures_total"
 
 
 class Peer:
@@ -18,6 +22,8 @@ class Peer:
         self.broken = False
         self.probes = 0
         self.changes: list[bool] = []
+        self.registry = CollectorRegistry()
+        self.counted = Failures(self.registry).of("probes")
 
     async def probe(self) -> bool:
         self.probes += 1
@@ -38,6 +44,7 @@ async def breaker(peer: Peer) -> AsyncIterator[Breaker]:
         probe=peer.probe,
         interval=0.005,
         on_change=lambda open_: peer.changes.append(open_),
+        broken=peer.counted,
     )
     yield breaker
     await breaker.close()
@@ -86,6 +93,8 @@ async def test_a_probe_that_breaks_is_one_without_an_answer(peer: Peer, breaker:
         breaker.failed()
     await eventually(lambda: peer.probes > 2)
     assert breaker.open
+    counted = {"task": "probes"}
+    assert (peer.registry.get_sample_value(FAILURES, counted) or 0) > 1
     peer.broken = False
     await eventually(lambda: not breaker.open)
 
