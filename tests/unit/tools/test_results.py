@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peregrine.client import CacheClient, CacheKey
+from peregrine.kit.background import Failures
 from peregrine.kit.context import Identity
 from peregrine.kit.errors import Unavailable
 from peregrine.tools import results
@@ -25,6 +26,7 @@ from peregrine.tools.output import Shown
 from tests.support.eventually import eventually
 
 ADA, BOB, OTHER = Identity("acme", "ada"), Identity("acme", "bob"), Identity("umbrella", "ada")
+FAILURES = Failures().of("results")
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -42,7 +44,7 @@ def tool(**fields: Any) -> Definition:
 
 
 def kept_results() -> results.Results:
-    return results.Results(cache=CacheClient(), on_unstored=lambda reason: None)
+    return results.Results(cache=CacheClient(), on_unstored=lambda reason: None, failures=FAILURES)
 
 
 async def where(
@@ -201,7 +203,7 @@ class Shelf(CacheClient):
 async def test_two_executions_that_say_the_same_are_the_same_value() -> None:
     """A value that is fetched again is compared, and how long values live is tuned by that."""
     shelf = Shelf()
-    kept = results.Results(cache=shelf, on_unstored=lambda reason: None)
+    kept = results.Results(cache=shelf, on_unstored=lambda reason: None, failures=FAILURES)
     place = await kept.place(tool(), {}, ADA)
     assert place is not None
     for seconds, text in ((0.1, "sunny"), (0.2, "sunny"), (0.2, "rain")):
