@@ -92,7 +92,7 @@ class Fills:
         if fill.token:
             await self._give_back(address, fill.token, in_vain=stored.reason in _IN_VAIN)
         self._metrics.given(address.namespace, stored.reason or "stored")
-        if fill.source and not stored.reason:
+        if fill.source and not stored.reason and not holds_secret(fill.source):
             self._frequencies.remember(address, fill.source)
         if fill.cost > 0:
             self._metrics.cost(address.namespace, fill.cost)

@@ -41,6 +41,12 @@ SELECT user_id, key, sum(count) AS count, max(source) AS source FROM cache.frequ
 WHERE tenant = $1 AND namespace = $2 AND hour > $3::timestamptz - interval '24 hours'
 GROUP BY user_id, key ORDER BY 3 DESC, key LIMIT $4
 """
+_MOST_SHARED = """
+SELECT user_id, key, sum(count) AS count, max(source) AS source FROM cache.frequencies
+WHERE tenant = $1 AND namespace = $2 AND hour > $3::timestamptz - interval '24 hours'
+    AND user_id = ''
+GROUP BY user_id, key ORDER BY 3 DESC, key LIMIT $4
+"""
 
 log = structlog.get_logger(__name__)
 
@@ -111,10 +117,11 @@ class Frequencies:
             rows = await conn.fetch("cache_most", _MOST, *self._args(who.tenant, namespace, limit))
         return _wanted(who.tenant, namespace, rows)
 
-    async def most_of_all(self, tenant: str, namespace: str, limit: int) -> list[Wanted]:
-        """Of everybody of the tenant, for a replica that warms itself."""
+    async def most_shared(self, tenant: str, namespace: str, limit: int) -> list[Wanted]:
+        """Of the tenant's shared keys, for a replica that warms itself."""
         async with self._database.transaction(ALL_TENANTS) as conn:
-            rows = await conn.fetch("cache_most", _MOST, *self._args(tenant, namespace, limit))
+            args = self._args(tenant, namespace, limit)
+            rows = await conn.fetch("cache_most_shared", _MOST_SHARED, *args)
         return _wanted(tenant, namespace, rows)
 
     async def tenants(self, namespace: str) -> list[str]:

@@ -12,8 +12,11 @@ that PEREGRINE_CACHE_LOADERS names:
     # a query of the database that the cache is in
     cities = query("cities", "SELECT name FROM geo.cities WHERE id = $1")
 
-Results of tools are loaded by calling the tool again with the arguments that were stored beside the
-count of the key; the worker that runs it stores what it gives, under the key it has always had.
+Results of tools are loaded by calling the tool again, with the arguments that were stored beside
+the count of the key, or with those that a list gives as keys; the worker that runs it stores what
+it gives, under the key it has always had. It is called for whoever the work is for, and never for
+anybody else. A WRITE is not called: no idempotency key comes with these calls, and without one a
+worker runs none.
 """
 
 import importlib
@@ -27,14 +30,15 @@ from peregrine.api.tools.v1 import tools_pb2
 from peregrine.cache.frequencies import Wanted
 from peregrine.client import ToolsClient
 from peregrine.kit import context
-from peregrine.kit.context import Identity
-from peregrine.kit.errors import PeregrineError, StartRefused
+from peregrine.kit.errors import PeregrineError, StartRefused, Unauthenticated
 from peregrine.kit.postgres import Database
 
 __all__ = ["Loaded", "Loader", "Loaders", "Registered", "Wanted", "loader", "query"]
 
+_TOOLS = "tool:"
 _QUERY_SECONDS = 10.0
 _TOOL_SECONDS = 60.0
+_EXECUTED = (tools_pb2.CACHE_TIER_UNSPECIFIED, tools_pb2.CACHE_TIER_NONE)
 
 log = structlog.get_logger(__name__)
 
@@ -47,8 +51,11 @@ class Loaded(NamedTuple):
     tags: tuple[str, ...] = ()
 
 
-STORED = Loaded(b"")
+STORED = Loaded(b"stored")
 """What a loader returns that has stored the value itself."""
+
+PRESENT = Loaded(b"present")
+"""What a loader returns that found it stored already, where only it could look."""
 
 Loader: TypeAlias = Callable[[Wanted], Awaitable[Loaded | None]]
 
@@ -101,7 +108,7 @@ def load_modules(names: Iterable[str], *, database: Database, tools: ToolsClient
                 if found.setdefault(each.namespace, function) is not function:
                     raise StartRefused(f"two loaders are registered for {each.namespace!r}")
     if tools is not None:
-        found.setdefault("tool:*", _by_tool(tools))
+        found.setdefault(f"{_TOOLS}*", _by_tool(tools))
     return Loaders(found)
 
 
@@ -123,21 +130,33 @@ def _by_query(database: Database, sql: str) -> Loader:
 def _by_tool(tools: ToolsClient) -> Loader:
     async def load(wanted: Wanted) -> Loaded | None:
         address = wanted.address
-        if not wanted.source:
-            return None  # nobody said with which arguments
         current = context.current()
         who = current.identity if current is not None else None
-        if who is None:
-            who = Identity(address.tenant, address.user or "cache")
-        if who.tenant != address.tenant or (address.user and who.user != address.user):
+        if who is None or who.tenant != address.tenant or address.user not in ("", who.user):
             return None
-        name = address.namespace.removeprefix("tool:")
+        arguments = wanted.source or _arguments(address.key)
+        if not arguments:
+            return None  # nobody said with which
+        name = address.namespace.removeprefix(_TOOLS)
         try:
-            with context.bind(identity=who, timeout=_TOOL_SECONDS):
-                result = await tools.execute_tool(name, wanted.source)
+            with context.bind(timeout=_TOOL_SECONDS):
+                result = await tools.execute_tool(name, arguments, idempotency_key="")
+        except Unauthenticated:
+            raise  # whoever it is for cannot prove that any more: the others would fail, too
         except PeregrineError as error:
             log.info("tool_not_warmed", tool=name, reason=error.reason)
             return None
-        return STORED if result.status == tools_pb2.TOOL_STATUS_SUCCEEDED else None
+        if result.status != tools_pb2.TOOL_STATUS_SUCCEEDED:
+            log.info("tool_not_warmed", tool=name, reason=result.error.reason)
+            return None
+        return STORED if result.cache_tier in _EXECUTED else PRESENT
 
     return load
+
+
+def _arguments(key: bytes) -> bytes:
+    """The key itself, where it is a JSON object; the keys of kept results are digests."""
+    try:
+        return key if isinstance(json.loads(key), dict) else b""
+    except (ValueError, RecursionError):
+        return b""

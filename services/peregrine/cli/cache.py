@@ -16,6 +16,8 @@ from peregrine.client import CacheClient, jsonl
 
 # What the service takes at once.
 _BATCH = 10_000
+# How long one request may take: less than the proof of who asks is good for.
+_BATCH_SECONDS = 200
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -135,8 +137,9 @@ async def _warming(
             yield each
         return
     before = pb.WarmResponse()
-    for start in range(0, len(wanted), _BATCH):
-        batch = wanted[start : start + _BATCH]
+    size = min(_BATCH, rate * _BATCH_SECONDS)
+    for start in range(0, len(wanted), size):
+        batch = wanted[start : start + size]
         now = before
         async for each in client.warm_entries(
             namespace, keys=batch, shared=not mine, max_rate=rate

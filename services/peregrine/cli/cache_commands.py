@@ -50,7 +50,8 @@ def cache_invalidate(
 def cache_warm(
     namespace: Namespace,
     keys: Annotated[
-        list[str] | None, typer.Option("--keys", "-k", help="What to load. May be repeated.")
+        list[str] | None,
+        typer.Option("--keys", "-k", help="What to load; of a tool, arguments. May be repeated."),
     ] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="A file with a key a line; - for stdin.")

@@ -121,14 +121,19 @@ class ToolsClient(ServiceClient):
 
         A worker without room says so at once, and the next one is asked.
 
+        Args:
+          idempotency_key: the same for the same change; a new one by default. Empty: only if it
+            changes nothing.
+
         Raises:
+          InvalidArgument: REQUEST_INVALID, a WRITE without its key.
           ResourceExhausted: TOOLS_OVERLOADED, none of three had room; `retry_after` says when.
         """
         call = pb.ToolCall(
             call_id=new_request_id(),
             tool=tool,
             arguments=common_pb2.Json(utf8=arguments),
-            idempotency_key=idempotency_key or new_request_id(),
+            idempotency_key=new_request_id() if idempotency_key is None else idempotency_key,
         )
         request = pb.ExecuteToolRequest(call=call)
         for _ in range(_WORKERS_TRIED - 1):

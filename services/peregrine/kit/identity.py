@@ -3,7 +3,8 @@
 Inside Peregrine, `x-peregrine-identity` carries a compact token (a JWT under HMAC-SHA256): tenant,
 user, scopes, and an end five minutes away. Whoever answers a call verifies it; whoever makes a call
 on behalf of the one it serves hands the same token on. Only those who hold a credential's word mint
-new ones: the orchestrator, for callers at its door and for the runs it owns, and the operator.
+new ones: the orchestrator, for callers at its door and for the runs it owns; and who acts in a
+name of its own: the operator, and a cache that warms itself.
 
 A token is verified once and then known: the next call that carries it costs a dictionary lookup. A
 minted token is used again by every call of the same user for a minute.

@@ -62,6 +62,8 @@ _INVALIDATE_SECONDS = 1.0
 _FIRST_PAUSE, _LAST_PAUSE = 1.0, 64.0
 _PLACE = re.compile(r"\{(\w+)\}")
 _MAX_TAG = 128
+# What the cache takes of arguments, to compute a result again.
+_MAX_SOURCE = 4 * 1024
 _MAX_FINGERPRINTS = 1_000
 _TIERS = {
     cache_pb2.TIER_NEAR: "near",
@@ -75,12 +77,14 @@ log = structlog.get_logger(__name__)
 @dataclass(slots=True)
 class Place:
     """Where the result of one call is kept: for `first` seconds where no policy says otherwise,
-    never for more than `most`. `epoch`: what was untrue when the call began."""
+    never for more than `most`. `source`: the arguments, by which the cache can have it computed
+    again. `epoch`: what was untrue when the call began."""
 
     key: CacheKey
     first: float
     most: float
     tags: tuple[str, ...] = ()
+    source: bytes = b""
     epoch: int | None = None
 
 
@@ -119,10 +123,10 @@ class Results:
         """Where the result of this call is kept; None when it must not be."""
         if not keeps(definition):
             return None
-        source = b""
+        version = b""
         if definition.source_version is not None:
             try:
-                source = (await definition.source_version(who.tenant)).encode()
+                version = (await definition.source_version(who.tenant)).encode()
             except PeregrineError:
                 return None  # nobody knows whether it changed
         try:
@@ -132,8 +136,9 @@ class Results:
         except RecursionError:
             return None
         digest = blake2b(self._fingerprint(definition), digest_size=32)
-        digest.update(b"%d %b " % (len(source), source))
-        digest.update(canonical.encode())
+        digest.update(b"%d %b " % (len(version), version))
+        source = canonical.encode()
+        digest.update(source)
         key = self._cache.key(
             f"tool:{definition.name}",
             digest.digest(),
@@ -141,7 +146,9 @@ class Results:
             identity=who,
         )
         most = _MAX_SECONDS[definition.change]
-        return Place(key, seconds(definition), most, tags(definition.tags, arguments))
+        about = tags(definition.tags, arguments)
+        kept = source if len(source) <= _MAX_SOURCE else b""
+        return Place(key, seconds(definition), most, about, kept)
 
     async def find(self, place: Place) -> Kept | None:
         look = await self._cache.look(place.key)
@@ -262,6 +269,7 @@ class Results:
                     cost=execution_seconds,
                     born=started,
                     epoch=place.epoch,
+                    source=place.source,
                 )
         except Exception as error:
             # The top of a background task: the answer was given, and is computed again next time.

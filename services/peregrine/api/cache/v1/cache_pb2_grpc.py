@@ -171,8 +171,11 @@ class CacheServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Warm(self, request, context):
-        """Loads entries ahead of need, with progress. Idempotent: what is there is not loaded again.
-        INVALID_ARGUMENT / KEY_INVALID | SOURCE_MISSING | BATCH_TOO_LARGE; FAILED_PRECONDITION / LOADER_UNKNOWN.
+        """Loads entries ahead of need, with progress. Idempotent: what is there is not loaded again. In a namespace of a tool's
+        results (tool:NAME) the tool is called again on behalf of the caller, unless it is a WRITE; there a key that is given is
+        the arguments, a JSON object.
+        INVALID_ARGUMENT / KEY_INVALID | SOURCE_MISSING | BATCH_TOO_LARGE; FAILED_PRECONDITION / LOADER_UNKNOWN;
+        UNAUTHENTICATED / IDENTITY_ENDED when the proof of who calls, good for four minutes at least, ends before this does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
