@@ -5,7 +5,7 @@ meant; the difference in the files says what it changes, look by look.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -77,15 +77,22 @@ def outcome(decision: Decision) -> dict[str, Any]:
     }
 
 
-def replay(name: str) -> Iterator[tuple[float, dict[str, Any], dict[str, Any]]]:
-    """Each look's time, what was decided when it was recorded, and what is decided now."""
+def replay(
+    name: str, restarts: Container[int] = ()
+) -> Iterator[tuple[float, dict[str, Any], dict[str, Any]]]:
+    """Each look's time, what was decided when it was recorded, and what is decided now; before the
+    looks of `restarts` a new process reads the status."""
     profile, _ = STREAMS[name]
     pool = Peregrine(profile).pool  # type: ignore[arg-type]  # the names are written above
     state = None
-    for line in (FOLDER / f"pool-{name}.jsonl").read_text(encoding="utf-8").splitlines():
+    lines = (FOLDER / f"pool-{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    for place, line in enumerate(lines):
         look = json.loads(line)
         cluster = Cluster(**look["cluster"])
-        state = state or pool_state.resume(None, replicas=cluster.replicas, now=look["now"])
+        if state is None or place in restarts:
+            status = None if state is None else json.loads(json.dumps(state.to_status()))
+            known = pool_state.from_status(status)
+            state = pool_state.resume(known, replicas=cluster.replicas, now=look["now"])
         sample: Signals | NoData = (
             Signals(**look["signals"]) if "signals" in look else NoData(**look["no_data"])
         )

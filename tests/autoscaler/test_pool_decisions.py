@@ -6,10 +6,7 @@ from typing import Any
 
 import pytest
 
-from peregrine_operator import pool_state
-from peregrine_operator.autoscale import decide
-from peregrine_operator.pool_state import State
-from peregrine_operator.scaling import Cluster, Pause, Pool
+from peregrine_operator.scaling import Pause, Pool
 from peregrine_operator.signals import NoData
 from tests.autoscaler.pool_samples import DIRECT, LOOK, NOW, Replay, signals
 
@@ -129,29 +126,6 @@ def test_without_enough_executions_the_last_known_time_counts() -> None:
     assert fresh.replicas == 10
 
 
-def test_pods_without_a_node_stop_asking_for_more() -> None:
-    pool = Replay(replicas=10)
-    for _ in range(20):
-        pool.look(signals(640.0), pending_since=pool.now - 61)
-    assert pool.writes == []
-    assert pool.last.conditions["CapacityBlocked"].status
-    pool.look(signals(640.0))
-    assert pool.replicas > 10
-
-
-def test_without_a_ready_pod_the_replicas_stay_and_it_is_told_once() -> None:
-    pool = Replay(replicas=4)
-    told = [event for _ in range(40) for event in pool.look(signals(64.0), ready=0).events]
-    assert pool.writes == []
-    assert [event.reason for event in told] == ["NoReadyPods"]
-
-
-def test_at_the_maximum_it_says_so() -> None:
-    pool = Replay(replicas=60)
-    assert pool.look(signals(1000.0)).conditions["ScalingLimited"].status
-    assert not pool.look(signals(10.0)).conditions["ScalingLimited"].status
-
-
 # Down.
 
 
@@ -230,71 +204,6 @@ def test_zero_takes_leave_and_a_quarter_of_an_hour_without_a_call() -> None:
     assert pool.replicas == 0
     pool.look(signals(4.0, service=None))
     assert pool.replicas >= 1
-
-
-# Bad data.
-
-
-@pytest.mark.parametrize("reason", ["error", "empty", "nonfinite", "shape", "stale", "coverage"])
-def test_without_data_the_pool_is_held(reason: Any) -> None:
-    pool = quiet(290)
-    pool.looks(1800, NoData(reason, "…"))
-    assert pool.writes == []
-    assert pool.last.hold == reason
-    assert not pool.last.conditions["MetricsAvailable"].status
-    assert pool.last.conditions["Degraded"].status
-
-
-def test_it_is_degraded_after_three_looks_and_told_once() -> None:
-    pool = Replay(replicas=10)
-    told = [event.reason for _ in range(20) for event in pool.look(ERROR).events]
-    assert told == ["Degraded"]
-    assert not pool.look(signals(64.0)).conditions["Degraded"].status
-
-
-def test_a_minute_of_good_data_comes_before_lowering() -> None:
-    pool = quiet(300)
-    pool.look(ERROR)
-    back = pool.now
-    while not pool.writes:
-        pool.look(signals(16.0))
-    assert pool.now - LOOK - back >= 60
-
-
-def test_an_outage_longer_than_a_minute_takes_the_whole_window_again() -> None:
-    pool = quiet(300)
-    pool.looks(90, ERROR)
-    pool.looks(295, signals(16.0))
-    assert pool.writes == []
-    pool.looks(60, signals(16.0))
-    assert pool.writes != []
-
-
-def test_data_of_some_workers_only_earns_no_trust() -> None:
-    pool = Replay(replicas=20)
-    pool.looks(600, signals(16.0, coverage=0.9))
-    pool.looks(60, signals(16.0))
-    assert pool.writes == []
-    pool.looks(10, signals(16.0))
-    assert pool.writes != []
-
-
-def test_data_may_raise_at_once_when_it_comes_back() -> None:
-    pool = Replay(replicas=10)
-    pool.looks(600, ERROR)
-    pool.look(signals(100.0))
-    assert pool.replicas == 16
-
-
-def test_the_fallback_only_raises() -> None:
-    pool = Replay(replicas=10, pool=replace(DIRECT, fallback=15))
-    pool.looks(120, ERROR)
-    assert pool.writes == []
-    pool.looks(10, ERROR)
-    assert pool.replicas == 15
-    more = Replay(replicas=20, pool=replace(DIRECT, fallback=15))
-    more.looks(600, ERROR)
-    assert more.replicas == 20
 
 
 # Others who write.
@@ -391,54 +300,6 @@ def test_scale_out_can_be_paused_alone() -> None:
     pool.looks(60, signals(160.0), pause=Pause(scale_out=True))
     assert pool.writes == []
     assert pool.last.reason == "Paused"
-
-
-# State.
-
-
-def test_state_survives_a_status() -> None:
-    pool = quiet(420)
-    pool.replicas = 9
-    pool.look(ERROR)
-    status = pool.state.to_status()
-    assert pool_state.from_status(status) == pool.state
-    assert len(str(status)) < 1500
-
-
-@pytest.mark.parametrize(
-    "status",
-    [None, {}, {"window": 5}, {"window": [[1]]}, {"panic_until": "NaN"}, {"replicas": "many"}],
-)
-def test_a_status_that_cannot_be_read_is_none(status: Any) -> None:
-    assert pool_state.from_status(status) is None
-
-
-def test_a_restart_without_state_takes_what_runs_as_a_recommendation() -> None:
-    pool = Replay(replicas=20)
-    pool.looks(295, signals(16.0))
-    assert pool.writes == []
-
-
-def test_quiet_pools_are_saved_every_half_minute_and_changes_at_once() -> None:
-    state = State(replicas=3, wanted=3, good_at=5.0)
-    later = replace(state, good_at=10.0, queued=4.0)
-    assert not pool_state.worth_saving(state.to_status(), later, since=29.0)
-    assert pool_state.worth_saving(state.to_status(), later, since=30.0)
-    panic = replace(later, replicas=9)
-    assert pool_state.worth_saving(state.to_status(), panic, since=0.0)
-
-
-def test_a_write_that_was_refused_is_decided_again_from_what_is_found() -> None:
-    """After a conflict: the former state, the cluster read again."""
-    pool = Replay(replicas=3)
-    pool.look(signals(16.0))
-    before = pool.state
-    refused = pool.look(signals(16.0, demand_fast=160.0))
-    assert refused.write == 12
-    found = Cluster(replicas=5, ready=3)
-    again = decide(pool.pool, before, found, signals(16.0, demand_fast=160.0), now=pool.now)
-    assert again.write is None
-    assert [event.reason for event in again.events] == ["ExternalOverride"]
 
 
 @pytest.mark.parametrize("changes", [{"least": 5, "most": 4}, {"most": 0}, {"concurrency": 0}])
