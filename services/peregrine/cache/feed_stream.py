@@ -1,8 +1,7 @@
 """The feed in Redis: a short stream beside the table, so that replicas hear within milliseconds.
 
 It is a copy that may be lost at any time. Each event names the one before it, so a reader sees
-whether it missed one, and asks PostgreSQL then. While PostgreSQL is away nothing can be made
-untrue, so a stream without gaps is all there is to know.
+whether it missed one, and asks PostgreSQL then. That nothing comes proves nothing (`roll`).
 """
 
 from collections.abc import Mapping

@@ -149,5 +149,5 @@ class Fills:
         try:
             await self._leases.release(address, token, in_vain=in_vain)
         except (Away, Refused) as problem:
-            log.info("lease_not_released", reason=str(problem))
+            log.debug("lease_not_released", reason=str(problem))
         self._waits.tell(address)

@@ -2,7 +2,8 @@
 
 PostgreSQL is asked four times a second, and twenty times while the stream in Redis is not to be
 had; the stream is listened to all the time. An event from the stream that does not follow the last
-one known is a gap: PostgreSQL is asked at once.
+one known is a gap: PostgreSQL is asked at once. What a replica knows is all there is when the table
+said so, or all the other replicas (`roll`); a stream on which nothing comes says nothing.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from peregrine.cache.entry import Address
 from peregrine.cache.feed import Event, Feed
 from peregrine.cache.feed_store import AT_ONCE, FeedStore
 from peregrine.cache.feed_stream import FeedStream
+from peregrine.cache.roll import Roll
 from peregrine.cache.tier import Away, Refused
 from peregrine.kit.errors import PeregrineError
 
@@ -26,13 +28,14 @@ _EVERY_SECONDS, _ALONE_SECONDS = 0.25, 0.05
 _READ_SECONDS = 0.5
 _LOST_SECONDS = 0.3
 _STREAM_SILENT_SECONDS = 0.6
+_ROLL_SECONDS = 0.15
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 log = structlog.get_logger(__name__)
 
 
 class Following:
-    """`run` until cancelled; before that, `load` once.
+    """`run` until cancelled; before that, `load` once, and `leave` when nothing comes any more.
 
     Args:
       clock: seconds, monotonic: that of the feed.
@@ -44,17 +47,20 @@ class Following:
         feed: Feed,
         store: FeedStore,
         stream: FeedStream,
+        roll: Roll,
         registry: CollectorRegistry,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._feed = feed
         self._store = store
         self._stream = stream
+        self._roll = roll
         self._clock = clock
         self._reading = asyncio.Lock()
         self._wanted = asyncio.Event()
         self._failing: set[str] = set()
         self._streamed = -_STREAM_SILENT_SECONDS
+        self._roll_due = 0.0
         self._failures = Counter(
             "peregrine_cache_feed_failures_total",
             "Attempts to follow the invalidations that failed",
@@ -81,6 +87,11 @@ class Following:
             feed.policies.put(tenant, policy)
         feed.begin(loaded.sequence, loaded.events, start=loaded.start)
         feed.confirm(started)
+        # Before the first thing is made untrue here, the others know that there is one more.
+        await self._call_roll()
+
+    async def leave(self) -> None:
+        await self._roll.leave()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -188,7 +199,6 @@ class Following:
 
     async def _listen(self) -> None:
         while True:
-            started = self._clock()
             events = await self._stream.read(self._feed.sequence)
             self._streamed = self._clock()
             self._failing.discard("stream")
@@ -202,11 +212,22 @@ class Following:
                     break
                 self._take([event])
                 known = event.sequence
-            if whole:
-                self._feed.confirm(started)
-            else:
+            if not whole:
                 self._wanted.set()
                 await asyncio.sleep(_ALONE_SECONDS)
+            elif self._clock() >= self._roll_due:
+                await self._call_roll()
+
+    async def _call_roll(self) -> None:
+        self._roll_due = self._clock() + _ROLL_SECONDS
+        try:
+            heard = await self._roll.call(self._feed.sequence)
+        except (Away, Refused) as error:
+            self._failed("roll", str(error))
+            return
+        self._failing.discard("roll")
+        if heard is not None and heard.sequence <= self._feed.sequence:
+            self._feed.confirm(heard.as_of)
 
     def _failed(self, source: str, reason: str) -> None:
         self._failures.labels(source).inc()

@@ -67,7 +67,9 @@ class Lookups:
             if found.entry is not None:
                 token = await self._to_renew(address, found) if self._due(found) else None
                 return Outcome(found, token, epoch)
-            if self._feed.policies.terms(address.tenant, address.namespace).never:
+            never = self._feed.policies.terms(address.tenant, address.namespace).never
+            if never or not self._feed.confirmed:
+                # No value could be handed on, so nobody is to wait for one.
                 return Outcome(found, WITHOUT, epoch)
             try:
                 token = await self._leases.take(address)

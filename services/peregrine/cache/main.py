@@ -24,6 +24,7 @@ from peregrine.cache.metrics import CacheMetrics
 from peregrine.cache.policies import Policies
 from peregrine.cache.postgres_tier import PostgresTier
 from peregrine.cache.redis_tier import RedisTier
+from peregrine.cache.roll import Roll
 from peregrine.cache.service import CacheService
 from peregrine.cache.sizes import Sizes
 from peregrine.cache.stats import Stats
@@ -31,7 +32,7 @@ from peregrine.cache.tier import Guard
 from peregrine.cache.tiers import Tiers
 from peregrine.cache.warming import Warming
 from peregrine.client import ToolsClient
-from peregrine.kit import identity, redis, serve, telemetry
+from peregrine.kit import redis, serve, telemetry
 from peregrine.kit.background import Failures
 from peregrine.kit.breaker import Breaker
 from peregrine.kit.errors import StartRefused
@@ -162,6 +163,7 @@ async def build(
                 reading=_connected(stack, settings, leases_url, for_reading=True),
                 guard=leases_guard,
             ),
+            roll=Roll(leases_redis, guard=leases_guard),
             registry=registry,
         )
         await following.load()
@@ -191,7 +193,6 @@ async def build(
             loaders=loaders,
             frequencies=frequencies,
             failures=failures.of("warming"),
-            signer=identity.Signer(identity.keys_of(settings)) if settings.auth_required else None,
         )
         service = CacheService(
             tiers=tiers,
@@ -244,6 +245,7 @@ async def build(
             for task in background:
                 task.cancel()
             await asyncio.wait(background)
+            await following.leave()
 
 
 def run(environ: Mapping[str, str]) -> int:
@@ -293,7 +295,12 @@ def _redis_guard(
     )
     stack.push_async_callback(breaker.close)
     return Guard(
-        reasons=redis_tier.REASONS, limit=limit, breaker=breaker, observe=metrics.observer(level)
+        name=level,
+        reasons=redis_tier.REASONS,
+        limit=limit,
+        breaker=breaker,
+        observe=metrics.observer(level),
+        refused=metrics.refusals(level),
     )
 
 
@@ -313,8 +320,10 @@ def _postgres_guard(
     )
     stack.push_async_callback(breaker.close)
     return Guard(
+        name=postgres_tier.NAME,
         reasons=postgres_tier.REASONS,
         limit=limit,
         breaker=breaker,
         observe=metrics.observer(postgres_tier.NAME),
+        refused=metrics.refusals(postgres_tier.NAME),
     )

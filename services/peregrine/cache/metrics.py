@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _MAX_NAMESPACES = 200
 _OTHER = "other"
-_OPERATIONS = ("read", "write", "remove", "lease", "publish", "info")
+_OPERATIONS = ("read", "write", "remove", "lease", "publish", "roll", "info")
 # 5 s, doubled or halved, lies in the middle of a bucket: ages gather at the times to live.
 AGE_BUCKETS = tuple(5 * 2 ** (step + 0.5) for step in range(-3, 20))
 _COST_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -55,6 +55,12 @@ class CacheMetrics:
             "peregrine_cache_tier_up",
             "1 while the tier is asked, 0 while its breaker is open",
             ["level"],
+            registry=registry,
+        )
+        self._refused = Counter(
+            "peregrine_cache_tier_refusals_total",
+            "Operations that a tier answered with an error: it is full, say",
+            ["level", "operation"],
             registry=registry,
         )
         self._corrupt = Counter(
@@ -112,6 +118,11 @@ class CacheMetrics:
         """Takes the times of a tier's operations."""
         children = {name: self._seconds.labels(level, name) for name in _OPERATIONS}
         return lambda operation, seconds: children[operation].observe(seconds)
+
+    def refusals(self, level: str) -> Callable[[str], None]:
+        """Takes what a tier did not."""
+        children = {name: self._refused.labels(level, name) for name in _OPERATIONS}
+        return lambda operation: children[operation].inc()
 
     def breaker(self, level: str) -> Callable[[bool], None]:
         """Takes the changes of a tier's breaker."""

@@ -10,12 +10,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+import structlog
+
 from peregrine.kit import context
 from peregrine.kit.breaker import Breaker
 
 T = TypeVar("T")
 
 _TELLING_SHARE = 0.5
+
+log = structlog.get_logger(__name__)
 
 
 class Away(Exception):
@@ -39,20 +43,31 @@ class Reasons:
 
 
 class Guard:
-    """Runs the calls of one tier: within `limit` seconds, and only while the breaker is closed."""
+    """Runs the calls of one tier: within `limit` seconds, and only while the breaker is closed.
+
+    Args:
+      observe: told each operation and its seconds.
+      refused: told each operation that the tier did not take; a full store refuses thousands, so
+        only the first of them is logged, and the next one that it takes.
+    """
 
     def __init__(
         self,
         *,
+        name: str,
         reasons: Reasons,
         limit: float,
         breaker: Breaker,
         observe: Callable[[str, float], object],
+        refused: Callable[[str], object],
     ) -> None:
+        self._name = name
         self._reasons = reasons
         self.limit = limit
         self._breaker = breaker
         self._observe = observe
+        self._refused = refused
+        self._refusing: set[str] = set()
 
     async def run(self, operation: str, call: Callable[[], Awaitable[T]]) -> T:
         """Raises `Away`, and what `call` raises besides."""
@@ -71,9 +86,20 @@ class Guard:
         except Away:
             self._breaker.failed()
             raise
+        except Refused as problem:
+            self._refused(operation)
+            if operation not in self._refusing:
+                self._refusing.add(operation)
+                log.warning(
+                    "tier_refuses", tier=self._name, operation=operation, error=str(problem)
+                )
+            raise
         finally:
             self._observe(operation, time.perf_counter() - started)
         self._breaker.succeeded()
+        if operation in self._refusing:
+            self._refusing.discard(operation)
+            log.info("tier_takes_again", tier=self._name, operation=operation)
         return result
 
 

@@ -96,8 +96,7 @@ class Tiers:
         except Away as problem:
             away = ((redis_tier.NAME, problem.reason),)
             frames = [None] * len(addresses)
-        except Refused as problem:
-            log.warning("redis_refused", error=str(problem))
+        except Refused:
             frames = [None] * len(addresses)
         redis_away = bool(away)
         missing: list[int] = []
@@ -117,8 +116,7 @@ class Tiers:
             except Away as problem:
                 away += ((postgres_tier.NAME, problem.reason),)
                 frames = [None] * len(asked)
-            except Refused as problem:
-                log.warning("postgres_refused", error=str(problem))
+            except Refused:
                 frames = [None] * len(asked)
             for number, address, frame in zip(missing, asked, frames, strict=True):
                 if frame is None:
@@ -171,7 +169,7 @@ class Tiers:
         try:
             return await self._redis.remove(address, tombstone)
         except (Away, Refused) as problem:
-            log.info("entry_left_in_redis", reason=str(problem))
+            log.debug("entry_left_in_redis", reason=str(problem))
             return False
 
     def next_version(self) -> int:
@@ -229,10 +227,7 @@ class Tiers:
     async def _stored(self, tier: str, putting: Awaitable[T], size: int) -> tuple[bool, T | None]:
         try:
             answer = await putting
-        except Away:
-            return False, None
-        except Refused as problem:
-            log.warning("entry_refused", tier=tier, error=str(problem))
+        except (Away, Refused):
             return False, None
         self._metrics.written(tier, size)
         return True, answer
