@@ -189,16 +189,19 @@ async def in_process(
         )
         for _ in range(orchestrators):
             environ = found.environ | {"PEREGRINE_POSTGRES_DSN": orchestrator_dsn or dsn}
-            settings = load(orchestrator.Settings, environ)
-            server = await stack.enter_async_context(orchestrator.build(settings))
-            await stack.enter_async_context(_running(server))
-            found.orchestrators.append(
-                await stack.enter_async_context(
-                    _client(server.address, found.credential, server=server)
-                )
-            )
+            await stack.enter_async_context(orchestrator_in_process(found, environ))
         await found.apply(agent())
         yield found
+
+
+@asynccontextmanager
+async def orchestrator_in_process(stack: Stack, environ: Mapping[str, str]) -> AsyncIterator[None]:
+    """One more orchestrator on this loop."""
+    settings = load(orchestrator.Settings, environ)
+    async with orchestrator.build(settings) as server, _running(server):
+        async with _client(server.address, stack.credential, server=server) as client:
+            stack.orchestrators.append(client)
+            yield
 
 
 @asynccontextmanager

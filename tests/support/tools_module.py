@@ -259,19 +259,27 @@ async def measured(arguments: Arguments, context: ToolContext) -> str:
     return "measured"
 
 
-@tool(
-    name="gated_write",
-    description="Writes a line, and ends when the file that it is told exists.",
-    parameters={"text": {"type": "string"}, "gate": {"type": "string"}},
-    effect=Effect.WRITE,
-    timeout=60,
-)
-async def gated_write(arguments: Arguments, context: ToolContext) -> str:
-    _leave_line(arguments["text"])
-    gate = Path(arguments["gate"])
-    while not gate.exists():  # noqa: ASYNC110, ASYNC240 - a file is what processes share
-        await asyncio.sleep(0.01)
-    return f"written {arguments['text']}"
+def _gated(name: str, *, idempotent: bool) -> Definition:
+    @tool(
+        name=name,
+        description="Writes a line, and ends when the file that it is told exists.",
+        parameters={"text": {"type": "string"}, "gate": {"type": "string"}},
+        effect=Effect.WRITE,
+        idempotent=idempotent,
+        timeout=60,
+    )
+    async def gated(arguments: Arguments, context: ToolContext) -> str:
+        _leave_line(arguments["text"])
+        gate = Path(arguments["gate"])
+        while not gate.exists():  # noqa: ASYNC110, ASYNC240 - a file is what processes share
+            await asyncio.sleep(0.01)
+        return f"written {arguments['text']}"
+
+    return gated
+
+
+gated_write = _gated("gated_write", idempotent=False)
+gated_repeatable = _gated("gated_repeatable", idempotent=True)
 
 
 @tool(
