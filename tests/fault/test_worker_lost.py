@@ -1,5 +1,5 @@
-"""A tool worker is lost or stopped while a WRITE is at work on it, and the orchestrator asks the next:
-the change happens once, and the run is told what became of it, or that nobody knows."""
+"""A tool worker is lost or stopped in the middle of a WRITE, and another one is asked: the change
+happens once, and the run is told what became of it, or that nobody knows."""
 
 import os
 import signal
