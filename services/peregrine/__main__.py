@@ -30,6 +30,8 @@ _ALSO_COMMANDS = frozenset({"tools"})
 
 def serve(service: str) -> int:
     """Run a service until it is told to stop; returns the exit code."""
+    # gRPC reads it when it is first imported; why is in ADR 0023.
+    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
     run = importlib.import_module(SERVICES[service]).run
     code: int = run(os.environ)
     return code
