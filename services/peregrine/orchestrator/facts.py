@@ -1,6 +1,7 @@
 """What does not change while a run lives, and how its turn begins."""
 
 import uuid
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from peregrine.api.memory.v1 import memory_pb2 as memory
@@ -20,6 +21,25 @@ class Facts:
     message: str
     # Names the turn to the memory service; the same on every attempt.
     turn_id: str
+
+
+def at_work(
+    facts: Facts, *, proof: context.Proof | None, remaining: float
+) -> AbstractContextManager[object]:
+    """The context of a run's own work: the deadline of the call that started it is not the run's.
+
+    Args:
+      proof: shows other services for whom the run is; None where identity is off.
+      remaining: seconds until the deadline of the run.
+    """
+    return context.bind(
+        identity=facts.identity,
+        proof=proof,
+        timeout=remaining,
+        run_id=str(facts.run_id),
+        conversation_id=str(facts.conversation_id),
+        detach=True,
+    )
 
 
 def begin_request(facts: Facts, plan: Plan) -> memory.BeginTurnRequest:

@@ -39,9 +39,9 @@ class Journal:
         """Waits until everything so far is in PostgreSQL."""
         await self.writer.durable(self.writer.next_sequence - 1)
 
-    async def visible(self) -> None:
-        """Waits until readers may see everything so far: it is in Redis, or in PostgreSQL."""
-        await self.writer.visible(self.writer.next_sequence - 1)
+    async def sent(self) -> None:
+        """Waits until the loss of this process alone takes nothing back of what was said so far."""
+        await self.writer.sent(self.writer.next_sequence - 1)
 
     async def room(self) -> None:
         await self.writer.room()

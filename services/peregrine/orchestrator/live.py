@@ -14,7 +14,7 @@ from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.kit import context, errors
 from peregrine.kit.channel import DEADLINE_MARGIN
 from peregrine.kit.eventlog import Fenced
-from peregrine.orchestrator.facts import Facts
+from peregrine.orchestrator.facts import Facts, at_work
 from peregrine.orchestrator.journal import Journal
 from peregrine.orchestrator.metrics import Metrics
 from peregrine.orchestrator.plan import Plan
@@ -22,7 +22,7 @@ from peregrine.orchestrator.replay import Replay
 from peregrine.orchestrator.store import Store
 from peregrine.orchestrator.toolcalls import InDoubt
 from peregrine.orchestrator.turn import Turn
-from peregrine.orchestrator.upstream import Upstream, to_proto
+from peregrine.orchestrator.upstream import ModelCall, Upstream, to_proto
 from peregrine.orchestrator.waterfall import Recorder
 
 _HANDOVER_SECONDS = 5.0
@@ -37,6 +37,7 @@ class LiveRun:
       replay: where the run stands; kept up to date.
       remaining: seconds until the deadline of the run.
       proof: shows other services for whom the run is; None where identity is off.
+      ahead: the first model call, where it was made before the run was accepted.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class LiveRun:
         upstream: Upstream,
         metrics: Metrics,
         proof: context.Proof | None,
+        ahead: ModelCall | None,
     ) -> None:
         self.facts = facts
         self.journal = journal
@@ -70,6 +72,7 @@ class LiveRun:
             upstream=upstream,
             recorder=recorder,
             metrics=metrics,
+            ahead=ahead,
         )
         self._task: asyncio.Task[None] | None = None
         self._cancelled = False
@@ -79,14 +82,7 @@ class LiveRun:
 
     def begin(self, loaded: memory.BeginTurnResponse | None) -> asyncio.Task[None]:
         """Sets it to work, under a context of its own: the caller's deadline is not the run's."""
-        with context.bind(
-            identity=self.facts.identity,
-            proof=self._proof,
-            timeout=self._remaining,
-            run_id=str(self.facts.run_id),
-            conversation_id=str(self.facts.conversation_id),
-            detach=True,
-        ):
+        with at_work(self.facts, proof=self._proof, remaining=self._remaining):
             self._task = asyncio.create_task(self._work(loaded))
         return self._task
 

@@ -5,7 +5,8 @@ What stays the same from call to call comes first (system prompt, tools, then th
 so that the provider's prompt cache can hold it.
 """
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterable, Sequence
 
 from peregrine.api.common.v1 import common_pb2 as common
 from peregrine.api.llm_gateway.v1 import llm_gateway_pb2 as llm
@@ -34,14 +35,62 @@ def system(plan: Plan, context: memory.BeginTurnResponse) -> str:
     return "\n\n".join(parts)
 
 
-def definitions(offered: Sequence[tools.RegisteredTool]) -> list[llm.ToolDefinition]:
+def request(
+    plan: Plan,
+    run_id: uuid.UUID,
+    step: int,
+    *,
+    system: str,
+    offered: Sequence[llm.ToolDefinition],
+    messages: Sequence[common.Message],
+) -> llm.GenerateRequest:
+    """A step's model call."""
+    ask = llm.Prompt(
+        model=plan.model,
+        system=system,
+        messages=messages,
+        tools=offered,
+        max_output_tokens=plan.max_output_tokens,
+    )
+    if plan.temperature is not None:
+        ask.temperature = plan.temperature
+    if offered and is_last(plan, step):
+        ask.tool_choice = llm.TOOL_CHOICE_NONE
+    return llm.GenerateRequest(
+        prompt=ask,
+        fallback_models=plan.fallback_models,
+        response_cache=llm.RESPONSE_CACHE_OFF,
+        prompt_caching=plan.prompt_caching,
+        scope=common.SCOPE_USER,
+        agent_id=plan.agent,
+        run_id=str(run_id),
+        request_id=f"{run_id}/{step}",
+    )
+
+
+def is_last(plan: Plan, step: int) -> bool:
+    """Whether there is no further step: the model must answer with what it has."""
+    return step >= plan.max_steps > 1
+
+
+def is_of(name: str, each: tools.RegisteredTool) -> bool:
+    """Whether an agent that lists `name` has it: it is that tool, or of that MCP server."""
+    of_server = each.tool.HasField("mcp") and each.tool.name.startswith(f"{name}_")
+    return each.tool.name == name or of_server
+
+
+def definitions(
+    names: Sequence[str], offered: Iterable[tools.RegisteredTool]
+) -> list[llm.ToolDefinition]:
+    """The offered tools in the agent's order; an MCP server stands for all that it offers."""
+    ordered = sorted(offered, key=lambda each: [not is_of(name, each) for name in names])
     return [
         llm.ToolDefinition(
             name=each.tool.name,
             description=each.tool.description,
             input_schema=each.tool.input_schema,
         )
-        for each in offered
+        for each in ordered
     ]
 
 

@@ -22,12 +22,13 @@ from peregrine.kit.eventlog import Claim, EventLog, Recovered, Writer
 from peregrine.orchestrator import plan as plans
 from peregrine.orchestrator import replay as replays
 from peregrine.orchestrator.agents import Agents
-from peregrine.orchestrator.facts import Facts, begin_request
+from peregrine.orchestrator.facts import Facts, at_work, begin_request
+from peregrine.orchestrator.foresight import Foresight
 from peregrine.orchestrator.journal import Journal
 from peregrine.orchestrator.live import LiveRun
 from peregrine.orchestrator.metrics import Metrics
 from peregrine.orchestrator.store import NewRun, Store, StoredRun
-from peregrine.orchestrator.upstream import Upstream
+from peregrine.orchestrator.upstream import ModelCall, Upstream
 from peregrine.orchestrator.waterfall import Recorder, recorded
 
 _SCAN_SECONDS = 1.0
@@ -62,6 +63,7 @@ class Runs:
         self._log = event_log
         self._agents = agents
         self._upstream = upstream
+        self._foresight = Foresight(upstream)
         self._metrics = metrics
         self._prove = prove
         self._max_live = max_live
@@ -134,26 +136,61 @@ class Runs:
         )
         recorder = Recorder(accepted)
         recorder.add(pb.SPAN_KIND_QUEUE, "start", 0, accepted, admitted)
-        # The turn begins in memory while the run's row is written: both can be repeated.
-        loading = asyncio.create_task(self._begin_turn(facts, plan, recorder))
+        proof = self._prove(identity)
+        with at_work(facts, proof=proof, remaining=plan.max_duration):
+            ahead = self._foresight.call(facts, plan)
+        try:
+            earlier, writer, loaded = await self._write_down(
+                new, facts, plan, recorder, hurry=ahead is None
+            )
+        except BaseException as error:
+            if ahead is not None:
+                ahead.cancel()
+            if isinstance(error, errors.Unavailable):
+                self._foresight.forget()
+            raise
+        if writer is None:
+            if ahead is not None:
+                ahead.cancel()
+            return earlier
+        self._foresight.learn(identity, loaded)
+        journal, standing = Journal(writer), replays.Replay()
+        self._work(
+            facts, plan, journal, standing, recorder, plan.max_duration, proof, loaded, ahead
+        )
+        return earlier
+
+    async def _write_down(
+        self, new: NewRun, facts: Facts, plan: plans.Plan, recorder: Recorder, *, hurry: bool
+    ) -> tuple[pb.Run, Writer | None, memory.BeginTurnResponse]:
+        """Writes the run's row and begins the turn in memory: both can be repeated.
+
+        No writer when the run is there already.
+
+        Args:
+          hurry: both at once, as the model waits for them. It does not where it was asked ahead,
+            and then its call shall have the machine.
+        """
+        loading = None
+        if hurry:
+            loading = asyncio.create_task(self._begin_turn(facts, plan, recorder))
         try:
             writing = time.monotonic()
-            earlier, writer = await self._insert(new)
+            run, writer = await self._insert(new)
             recorder.add(pb.SPAN_KIND_PERSIST, "run", 0, writing, time.monotonic())
             if writer is None:
-                return earlier
+                return run, None, memory.BeginTurnResponse()
             try:
-                loaded = await loading
+                loaded = await (loading or self._begin_turn(facts, plan, recorder))
             except BaseException:
-                await self._take_back(identity, writer)
+                await self._take_back(facts.identity, writer)
                 raise
+            return run, writer, loaded
         finally:
-            loading.cancel()
-            with contextlib.suppress(asyncio.CancelledError, errors.PeregrineError):
-                await loading
-        journal, standing = Journal(writer), replays.Replay()
-        self._work(facts, plan, journal, standing, recorder, plan.max_duration, loaded)
-        return earlier
+            if loading is not None:
+                loading.cancel()
+                with contextlib.suppress(asyncio.CancelledError, errors.PeregrineError):
+                    await loading
 
     async def _begin_turn(
         self, facts: Facts, plan: plans.Plan, recorder: Recorder
@@ -190,7 +227,9 @@ class Runs:
         replay: replays.Replay,
         recorder: Recorder,
         remaining: float,
+        proof: context.Proof | None,
         loaded: memory.BeginTurnResponse | None,
+        ahead: ModelCall | None,
     ) -> LiveRun:
         live = LiveRun(
             facts=facts,
@@ -202,7 +241,8 @@ class Runs:
             store=self._store,
             upstream=self._upstream,
             metrics=self._metrics,
-            proof=self._prove(facts.identity),
+            proof=proof,
+            ahead=ahead,
         )
         task = live.begin(loaded)
         self._live[facts.run_id] = live
@@ -211,6 +251,8 @@ class Runs:
         def left(_: asyncio.Task[None]) -> None:
             self._live.pop(facts.run_id, None)
             self._tasks.discard(task)
+            if ahead is not None:
+                ahead.cancel()
 
         task.add_done_callback(left)
         return live
@@ -307,7 +349,10 @@ class Runs:
             )
             step.restart()
         self._metrics.takeovers.inc()
-        live = self._work(facts, plan, journal, replay, recorder, stored.remaining, None)
+        proof = self._prove(facts.identity)
+        live = self._work(
+            facts, plan, journal, replay, recorder, stored.remaining, proof, None, None
+        )
         if stored.cancel_requested:
             self._cancel(live.facts.run_id)
 

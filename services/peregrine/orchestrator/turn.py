@@ -9,7 +9,7 @@ there while the model reads on, so nobody waits for it.
 import asyncio
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 
 from peregrine.api.common.v1 import common_pb2 as common
 from peregrine.api.llm_gateway.v1 import llm_gateway_pb2 as llm
@@ -25,7 +25,7 @@ from peregrine.orchestrator.plan import Plan
 from peregrine.orchestrator.replay import Replay, Step, add_usage
 from peregrine.orchestrator.speech import Speech
 from peregrine.orchestrator.toolcalls import InDoubt, ToolCalls
-from peregrine.orchestrator.upstream import Upstream, from_proto
+from peregrine.orchestrator.upstream import ModelCall, Upstream, from_proto
 from peregrine.orchestrator.waterfall import Recorder
 
 # How long an answer that exists waits for a memory that is away, before the run ends without it.
@@ -44,7 +44,12 @@ _STOP_REASONS = {
 
 
 class Turn:
-    """Runs the loop once; `replay` is where the run stands and is kept up to date."""
+    """Runs the loop once.
+
+    Args:
+      replay: where the run stands; kept up to date.
+      ahead: the first model call, when it was made before the conversation was loaded.
+    """
 
     def __init__(
         self,
@@ -56,8 +61,10 @@ class Turn:
         upstream: Upstream,
         recorder: Recorder,
         metrics: Metrics,
+        ahead: ModelCall | None,
     ) -> None:
         self._facts = facts
+        self._ahead = ahead
         self._plan = plan
         self._replay = replay
         self._journal = journal
@@ -123,13 +130,13 @@ class Turn:
         begun = time.monotonic()
         identity = self._facts.identity
         self._offered = await self._upstream.offered(identity.tenant, self._plan.tools)
-        self._definitions = prompt.definitions(_in_order(self._plan.tools, self._offered.values()))
+        self._definitions = prompt.definitions(self._plan.tools, self._offered.values())
         self._system = prompt.system(self._plan, loaded)
         self._span(pb.SPAN_KIND_PROMPT_BUILD, "tools", 0, begun)
         degradations = [
             common.Degradation(what=f"tool {name}", reason="TOOL_NOT_FOUND")
             for name in self._plan.tools
-            if not any(_is_of(name, each) for each in self._offered.values())
+            if not any(prompt.is_of(name, each) for each in self._offered.values())
         ]
         if not self._replay.started:
             self._announce()
@@ -200,30 +207,26 @@ class Turn:
             )
 
     def _request(self, step: Step, messages: list[common.Message]) -> llm.GenerateRequest:
-        plan = self._plan
-        ask = llm.Prompt(
-            model=plan.model,
-            system=self._system,
-            messages=messages,
-            tools=self._definitions,
-            max_output_tokens=plan.max_output_tokens,
-        )
-        if plan.temperature is not None:
-            ask.temperature = plan.temperature
-        if self._definitions and step.number >= plan.max_steps > 1:
-            # The last step there is: the model must answer with what it has.
-            ask.tool_choice = llm.TOOL_CHOICE_NONE
+        if self._definitions and prompt.is_last(self._plan, step.number):
             self._truncated = True
-        return llm.GenerateRequest(
-            prompt=ask,
-            fallback_models=plan.fallback_models,
-            response_cache=llm.RESPONSE_CACHE_OFF,
-            prompt_caching=plan.prompt_caching,
-            scope=common.SCOPE_USER,
-            agent_id=plan.agent,
-            run_id=str(self._facts.run_id),
-            request_id=f"{self._facts.run_id}/{step.number}",
+        return prompt.request(
+            self._plan,
+            self._facts.run_id,
+            step.number,
+            system=self._system,
+            offered=self._definitions,
+            messages=messages,
         )
+
+    def _call_of(self, request: llm.GenerateRequest) -> ModelCall:
+        """The call that was made ahead, when it is this very one; else a new one."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            if ahead.request == request:
+                return ahead
+            ahead.cancel()
+        timeout = context.deadline_remaining() or self._plan.max_duration
+        return self._upstream.generate(request, timeout)
 
     async def _attempt(self, step: Step, request: llm.GenerateRequest) -> None:
         """Raises what the model call raised, or what ended the tools, not a group of both."""
@@ -280,11 +283,10 @@ class Turn:
         What came before is committed while the model thinks: nothing of this step is written, and
         no tool of it begins, until it is.
         """
-        begun = time.monotonic()
-        timeout = context.deadline_remaining() or self._plan.max_duration
+        call = self._call_of(request)
         speech = Speech(step.number, self._journal, live=self._plan.streaming)
         first: float | None = None
-        async for response in self._upstream.generate(request, timeout):
+        async for response in call.responses():
             if not saved.done():
                 waiting = time.monotonic()
                 await saved
@@ -332,7 +334,7 @@ class Turn:
                             step.number,
                             self._plan.model,
                             event.finished.times,
-                            begun=begun,
+                            begun=call.begun,
                             first=first,
                             ended=time.monotonic(),
                         )
@@ -375,8 +377,8 @@ class Turn:
         )
         begun = time.monotonic()
         # It is committed with the terminal event. What is remembered must not be said otherwise by
-        # a take-over, so until then Redis has it: the loss of any one process takes nothing back.
-        await self._journal.visible()
+        # a take-over, so until then Redis gets it: the loss of any one process takes nothing back.
+        await self._journal.sent()
         until = begun + _REMEMBER_SECONDS
         while True:
             try:
@@ -413,15 +415,3 @@ def _first(group: BaseExceptionGroup) -> BaseException:
         else:
             flat.append(error)
     return next((error for error in flat if isinstance(error, InDoubt)), flat[0])
-
-
-def _in_order(
-    names: Sequence[str], offered: Iterable[tools.RegisteredTool]
-) -> list[tools.RegisteredTool]:
-    """The offered tools in the agent's order; an MCP server stands for all that it offers."""
-    return sorted(offered, key=lambda each: [not _is_of(name, each) for name in names])
-
-
-def _is_of(name: str, each: tools.RegisteredTool) -> bool:
-    of_server = each.tool.HasField("mcp") and each.tool.name.startswith(f"{name}_")
-    return each.tool.name == name or of_server

@@ -5,7 +5,8 @@ What fails raises the typed error of the far side; a service that cannot be reac
 """
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -64,18 +65,26 @@ class Upstream:
         except grpc.aio.AioRpcError as error:
             raise _typed(error, "MEMORY_UNAVAILABLE", "memory") from error
 
-    async def offered(self, tenant: str, names: Sequence[str]) -> dict[str, tools.RegisteredTool]:
+    def known(self, tenant: str, names: Sequence[str]) -> Mapping[str, tools.RegisteredTool] | None:
+        """What `offered` would return without asking anybody; None when it would have to."""
+        if not names:
+            return {}
+        known = self._catalog.get((tenant, tuple(names)))
+        return known.tools if known is not None and time.monotonic() < known.until else None
+
+    async def offered(
+        self, tenant: str, names: Sequence[str]
+    ) -> Mapping[str, tools.RegisteredTool]:
         """The registered ones of the named tools; believed for two seconds.
 
         With the tools service away, what was known last is used.
         """
-        if not names:
-            return {}
+        fresh = self.known(tenant, names)
+        if fresh is not None:
+            return fresh
         key = (tenant, tuple(names))
         known = self._catalog.get(key)
         now = time.monotonic()
-        if known is not None and now < known.until:
-            return known.tools
         try:
             response = await self._tools.ListTools(
                 tools.ListToolsRequest(names=names, page_size=200), timeout=MEMORY_SECONDS
@@ -90,18 +99,9 @@ class Upstream:
         self._catalog[key] = _Offered(found, now + _CATALOG_SECONDS)
         return found
 
-    async def generate(
-        self, request: llm.GenerateRequest, timeout: float
-    ) -> AsyncIterator[llm.GenerateResponse]:
-        """One model call; leaving the iteration ends it upstream."""
-        call = self._llm.Generate(request, timeout=timeout)
-        try:
-            async for response in call:
-                yield response
-        except grpc.aio.AioRpcError as error:
-            raise _typed(error, "LLM_GATEWAY_UNAVAILABLE", "llm-gateway") from error
-        finally:
-            call.cancel()
+    def generate(self, request: llm.GenerateRequest, timeout: float) -> "ModelCall":
+        """Makes a model call, under the current context; it has begun when this returns."""
+        return ModelCall(request, self._llm.Generate(request, timeout=timeout))
 
     async def execute_tool(
         self, call: tools.ToolCall, registered: tools.RegisteredTool
@@ -115,6 +115,29 @@ class Upstream:
             raise _typed(error, "TOOLS_UNAVAILABLE", "tools") from error
         result: tools.ToolResult = response.result
         return result
+
+
+class ModelCall:
+    """One model call under way. `begun` is the reading of the monotonic clock."""
+
+    def __init__(self, request: llm.GenerateRequest, call: Any) -> None:
+        self.request = request
+        self.begun = time.monotonic()
+        self._call = call
+
+    async def responses(self) -> AsyncIterator[llm.GenerateResponse]:
+        """What comes, to the end; leaving the iteration ends the call upstream."""
+        try:
+            async for response in self._call:
+                yield response
+        except grpc.aio.AioRpcError as error:
+            raise _typed(error, "LLM_GATEWAY_UNAVAILABLE", "llm-gateway") from error
+        finally:
+            self._call.cancel()
+
+    def cancel(self) -> None:
+        """Ends it upstream; nothing, when it has ended."""
+        self._call.cancel()
 
 
 class _Offered:

@@ -1,6 +1,6 @@
 """A process that owns one log and appends to it, printing one line per event; killed by its test.
 
-python -m tests.component.eventlog.owner_process DSN REDIS_URL LOG_ID
+python -m tests.component.eventlog.owner_process DSN REDIS_URL LOG_ID visible|sent LEASE_SECONDS
 """
 
 import asyncio
@@ -18,11 +18,11 @@ def say(*words: object) -> None:
     sys.stdout.flush()
 
 
-async def main(dsn: str, redis_url: str, log_id: UUID) -> None:
+async def main(dsn: str, redis_url: str, log_id: UUID, reached: str, lease: float) -> None:
     telemetry.configure_logging("victim", "error")
     db = await Database.connect(dsn, size=4)
     client = redis.connect(redis_url)
-    log = EventLog(owner="victim", db=db, redis=client, lease_seconds=0.6, renew_seconds=0.2)
+    log = EventLog(owner="victim", db=db, redis=client, lease_seconds=lease, renew_seconds=0.2)
     await log.start()
     writer = await log.create(tenant="acme", log_id=log_id)
     try:
@@ -30,11 +30,11 @@ async def main(dsn: str, redis_url: str, log_id: UUID) -> None:
             # Several in flight at once, so that a kill or freeze finds some everywhere.
             for _ in range(3):
                 sequence = writer.append(b"victim %d" % writer.next_sequence)
-            await writer.visible(sequence)
-            say("visible", sequence)
+            await (writer.sent(sequence) if reached == "sent" else writer.visible(sequence))
+            say(reached, sequence)
     except PeregrineError as error:
         say("refused", error.reason)
     await asyncio.Event().wait()
 
 
-asyncio.run(main(sys.argv[1], sys.argv[2], UUID(sys.argv[3])))
+asyncio.run(main(sys.argv[1], sys.argv[2], UUID(sys.argv[3]), sys.argv[4], float(sys.argv[5])))

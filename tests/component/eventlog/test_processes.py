@@ -22,12 +22,14 @@ class Victim:
         self.log_id = log_id
 
     @classmethod
-    async def start(cls, cluster: Cluster) -> "Victim":
+    async def start(
+        cls, cluster: Cluster, reached: str = "visible", *, lease: float = 0.6
+    ) -> "Victim":
         log_id = uuid4()
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "tests.component.eventlog.owner_process"),
-            *(cluster.dsn, cluster.redis_url, str(log_id)),
+            *(cluster.dsn, cluster.redis_url, str(log_id), reached, str(lease)),
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": f"{ROOT / 'services'}:{ROOT}"},
             stdout=asyncio.subprocess.PIPE,
@@ -57,14 +59,19 @@ def check(entries: list[Entry], seen: int) -> None:
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("seed", range(4))
-async def test_a_killed_owner_loses_nothing_that_was_seen(cluster: Cluster, seed: int) -> None:
-    victim = await Victim.start(cluster)
+@pytest.mark.parametrize(
+    ("reached", "lease", "seed"),
+    [*(("visible", 0.6, seed) for seed in range(4)), *(("sent", 1.6, seed) for seed in range(3))],
+)
+async def test_a_killed_owner_loses_nothing_that_was_seen(
+    cluster: Cluster, reached: str, lease: float, seed: int
+) -> None:
+    victim = await Victim.start(cluster, reached, lease=lease)
     other = await cluster.process()
     try:
         for _ in range(random.Random(seed).randrange(1, 200)):
             word, number = await victim.says()
-            assert word == "visible"
+            assert word == reached
         victim.process.kill()
         recovered = await other.take_over(victim.log_id)
         assert not recovered.truncated

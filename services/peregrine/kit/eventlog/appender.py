@@ -110,10 +110,15 @@ class Appender:
             self._pending.set()
         if not batch:
             return
+
+        def sent() -> None:
+            for writer, append in batch:
+                writer.made_sent(append.first + len(append.frames) - 1)
+
         self._sent_at = time.monotonic()
         done = 0
         try:
-            replies = await link.append([append for _, append in batch])
+            replies = await link.append([append for _, append in batch], sent)
             self._metrics.append_seconds.observe(time.monotonic() - self._sent_at)
             for (writer, _), reply in zip(batch, replies, strict=True):
                 self._settle(writer, reply)

@@ -10,7 +10,7 @@ the caller goes on with PostgreSQL.
 import asyncio
 import importlib.resources
 import secrets
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -113,13 +113,18 @@ class Link:
             raise
         return cls(connection, sha, instance)
 
-    async def append(self, appends: Sequence[Append]) -> list[Any]:
-        """One round trip. A result is the number of the script, or the error of that append."""
+    async def append(self, appends: Sequence[Append], sent: Callable[[], None]) -> list[Any]:
+        """One round trip. A result is the number of the script, or the error of that append.
+
+        Args:
+          sent: called when all of it was written to the connection.
+        """
         connection = self._connection
         packed = b"".join([self._pack(append) for append in appends])
         replies: list[Any] = []
         async with asyncio.timeout(TIMEOUT):
             await connection.send_packed_command(packed, check_health=False)
+            sent()
             for _ in appends:
                 try:
                     # The bound is the one above, for all of them together.

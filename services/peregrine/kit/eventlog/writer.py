@@ -22,6 +22,9 @@ from peregrine.kit.eventlog.store import Also, Write
 from peregrine.kit.eventlog.tail import pack_keys
 from peregrine.kit.eventlog.window import Window
 
+# With less of the lease left, what is on its way could arrive after it is over.
+_LEASE_MARGIN = 1.0
+
 
 class TailState(enum.Enum):
     """How this writer stands with the log's tail in Redis."""
@@ -29,6 +32,14 @@ class TailState(enum.Enum):
     LIVE = "appends continue what is there"
     OPEN = "the tail has to be opened at the durable position"
     UNVERIFIED = "PostgreSQL must confirm the epoch before the tail may be opened"
+
+
+class Reached(enum.Enum):
+    """How far an entry has come."""
+
+    SENT = "on its way to Redis"
+    VISIBLE = "in Redis or in PostgreSQL, so readers may see it"
+    DURABLE = "in PostgreSQL"
 
 
 class Backlog:
@@ -114,7 +125,8 @@ class Writer:
         self._finishing = False
         self._owned = False
         self._turns: list[asyncio.Future[None]] = []
-        self._waiting: list[tuple[int, bool, asyncio.Future[None]]] = []
+        self._sent = window.visible
+        self._waiting: list[tuple[int, Reached, asyncio.Future[None]]] = []
 
     @property
     def tenant(self) -> str:
@@ -176,17 +188,22 @@ class Writer:
         if self.failure is not None:
             raise self.failure
 
+    async def sent(self, sequence: int) -> None:
+        """Returns when the loss of this process alone can no longer take the entry back: it is on
+        its way to Redis, and nobody else can have the log. Raises as `visible`."""
+        await self._until(sequence, Reached.SENT)
+
     async def visible(self, sequence: int) -> None:
         """Returns when readers may see the entry. Raises Fenced/Unavailable when they never will
         from here."""
-        await self._reached(sequence, durable=False)
+        await self._until(sequence, Reached.VISIBLE)
 
     async def durable(self, sequence: int) -> None:
         """Returns when the entry is committed in PostgreSQL; has it flushed now. Raises as
         `visible`."""
         if self.durable_sequence < sequence:
             self._engine.hurry()
-        await self._reached(sequence, durable=True)
+        await self._until(sequence, Reached.DURABLE)
 
     async def finish(self, payload: bytes, *, also: Also | None = None) -> int:
         """Appends the terminal entry and returns its position.
@@ -239,6 +256,12 @@ class Writer:
 
     def write(self, *more: Entry) -> Write:
         return Write(self.address, self.epoch, self.durable_sequence, [*self.pending(), *more])
+
+    def made_sent(self, upto: int) -> None:
+        """Everything up to this position was written to the connection with Redis."""
+        if self.lease_until - _LEASE_MARGIN > time.monotonic():
+            self._sent = max(self._sent, upto)
+            self._wake()
 
     def made_visible(self, upto: int) -> None:
         """Redis has everything up to this position."""
@@ -315,24 +338,35 @@ class Writer:
                 turn.set_result(None)
 
     def _advance(self) -> None:
-        visible = max(self.acked, self.durable_sequence)
-        self.window.reveal(visible)
+        self.window.reveal(max(self.acked, self.durable_sequence))
+        self._wake()
+
+    def _position(self, reached: Reached) -> int:
+        """The last entry that has come so far."""
+        if reached is Reached.DURABLE:
+            return self.durable_sequence
+        if reached is Reached.VISIBLE:
+            return self.window.visible
+        return max(self._sent, self.window.visible)
+
+    def _wake(self) -> None:
         if not self._waiting:
             return
         left = []
-        for sequence, durable, future in self._waiting:
-            if sequence <= (self.durable_sequence if durable else visible):
-                if not future.done():
-                    future.set_result(None)
-            elif not future.done():
-                left.append((sequence, durable, future))
+        for sequence, reached, future in self._waiting:
+            if future.done():
+                continue
+            if sequence <= self._position(reached):
+                future.set_result(None)
+            else:
+                left.append((sequence, reached, future))
         self._waiting = left
 
-    async def _reached(self, sequence: int, *, durable: bool) -> None:
-        if sequence <= (self.durable_sequence if durable else self.window.visible):
+    async def _until(self, sequence: int, reached: Reached) -> None:
+        if sequence <= self._position(reached):
             return
         if self.failure is not None:
             raise self.failure
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((sequence, durable, future))
+        self._waiting.append((sequence, reached, future))
         await future
