@@ -28,7 +28,9 @@ class Services(Upstream):
         self.asked: list[llm.GenerateRequest] = []
         self.catalog: Mapping[str, tools.RegisteredTool] | None = {}
 
-    def known(self, tenant: str, names: Sequence[str]) -> Mapping[str, tools.RegisteredTool] | None:
+    def known(
+        self, tenant: str, names: Sequence[str], *, connect: bool = False
+    ) -> Mapping[str, tools.RegisteredTool] | None:
         return self.catalog
 
     def generate(self, request: llm.GenerateRequest, timeout: float) -> ModelCall:
