@@ -12,7 +12,8 @@ so the simulator runs the very same function as the operator, and a decision can
 - It shrinks to the highest of what it would have recommended in the last five minutes, by a fifth
   per minute, and by no less than a tenth of the pool, so that it does not flap.
 - Unknown is not zero (`signals`). Without data the pool is held as it is, and shrinking needs a
-  minute of good data first. What is lost can only ever be made up for by more workers.
+  minute of good data first, and after three looks without, five minutes: what comes and goes is
+  not trusted. What is lost can only ever be made up for by more workers.
 - Who else changes the replicas is obeyed for five minutes, and for ten not undercut.
 """
 
@@ -176,7 +177,7 @@ class _Look:
 
     def _with_data(self, sample: Signals) -> tuple[int, str, str]:
         state = self.state
-        gap = self.now - state.good_at > STABLE
+        gap = state.bad_looks >= DEGRADED_LOOKS or self.now - state.good_at > STABLE
         self.state.bad_since = 0.0
         self.state.bad_looks = 0
         self.state.good_at = self.now

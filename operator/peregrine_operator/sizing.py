@@ -33,7 +33,7 @@ class Profile:
 
 PROFILES = {
     "balanced": Profile(fast=15, drain_target=45.0, drain_cap=0.5),
-    "latency": Profile(fast=10, drain_target=15.0, drain_cap=1.4),
+    "latency": Profile(fast=10, drain_target=10.0, drain_cap=1.1),
 }
 
 

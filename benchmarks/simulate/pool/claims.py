@@ -88,7 +88,7 @@ def step(by_seed: BySeed) -> Iterator[Row]:
         )
     yield worst(
         "step, balanced: replicas over the need",
-        most(BALANCED, lambda found: 100 * (found.peak / need(160) - 1)),
+        most(BALANCED, lambda found: 100 * (found.peak - need(160)) / need(160)),
         Bound(at_most=60),
         unit="%",
     )

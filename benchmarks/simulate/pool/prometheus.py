@@ -44,7 +44,7 @@ class Fault:
         """From when on data is good."""
         if self.kind != "flapping":
             return self.end
-        last = (self.end - self.start) // _FLAP
+        last = math.ceil((self.end - self.start) / _FLAP) - 1
         return self.end if last % 2 == 0 else self.start + last * _FLAP
 
     def on(self, now: float) -> bool:
