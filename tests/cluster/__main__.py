@@ -2,9 +2,9 @@
 
 The order is that of a user: install, look whether it runs, apply it again (nothing may change),
 apply the examples, use them, look at them with kubectl. Then callers inside the cluster make load,
-and what is promised of pools, policies and the operator has to hold under it. In the end everything
-goes away again. A step that fails says why, with the events of the namespace, and what was
-installed stays to be looked at.
+and what is promised of pools, policies and the operator has to hold under it. In the end a table
+says what was seen of each line, and everything goes away again. A step that fails says why, the
+next part goes on, and what was installed stays to be looked at.
 """
 
 import argparse
@@ -12,7 +12,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from tests.cluster.using import (
     user,
 )
 
-PARTS = ("use", "backup", "pools", "scale-ins", "upgrade", "many")
+PARTS = ("use", "backup", "many", "pools", "scale-ins", "upgrade")
 
 
 def say(text: str) -> None:
@@ -34,50 +35,101 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def step(name: str, work: Callable[[], str]) -> None:
-    started = time.monotonic()
-    seen = work()
-    say(f"  ok   {time.monotonic() - started:6.1f} s  {name}: {seen}")
+class Steps:
+    """What was done, and what was seen of it."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[bool, float, str, str]] = []
+
+    def step(self, name: str, work: Callable[[], str]) -> None:
+        """Raises Failed when it does not hold, once that is noted."""
+        started = time.monotonic()
+        try:
+            seen = work()
+        except (Failed, OSError, ValueError) as problem:
+            self._note(False, started, name, f"{problem}")
+            raise Failed(f"{name}: {problem}") from problem
+        self._note(True, started, name, seen)
+
+    def _note(self, holds: bool, started: float, name: str, seen: str) -> None:
+        row = holds, time.monotonic() - started, name, seen
+        self._rows.append(row)
+        say(_line(row))
+
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        """A failure ends what is inside, and nothing else."""
+        with suppress(Failed):
+            yield
+
+    @property
+    def failed(self) -> bool:
+        return not all(holds for holds, *_ in self._rows)
+
+    def table(self) -> str:
+        return "\n".join(_line(row) for row in self._rows)
 
 
-def refuse_what_is_not_ours() -> None:
+def _line(row: tuple[bool, float, str, str]) -> str:
+    holds, seconds, name, seen = row
+    first, *more = seen.splitlines() or [""]
+    below = "".join(f"\n{'':18}{each}" for each in more)
+    return f"  {'ok    ' if holds else 'FAILED'} {seconds:7.1f} s  {name}: {first}{below}"
+
+
+def refuse_what_is_not_ours() -> str:
     """An installation that is there already would be removed at the end."""
     if asked("get", "namespaces", "--field-selector", f"metadata.name={NAMESPACE}")["items"]:
         raise Failed(
             f"the namespace {NAMESPACE} exists already: remove it first, or allow this run to use"
             " it with --reuse (it is removed at the end unless --keep is given)"
         )
+    return f"no namespace {NAMESPACE} yet"
 
 
-def drive(arguments: argparse.Namespace, directory: Path) -> None:
+def drive(arguments: argparse.Namespace, directory: Path, steps: Steps) -> None:
+    # Another image for the upgrade replaces services, and leaves the stores as they are.
+    stores = arguments.image if arguments.upgrade_to else ""
+
     def overlay(name: str, image: str, **more: Any) -> Path:
-        return overlay_with_image(ROOT, arguments.overlay, image, directory / name, **more)
+        where = directory / name
+        return overlay_with_image(ROOT, arguments.overlay, image, where, stores=stores, **more)
 
     plain = overlay("plain", arguments.image)
     cluster = Cluster(plain)
     if not arguments.reuse:
-        refuse_what_is_not_ours()
-    step("install", cluster.install)
-    step("ready", cluster.become_ready)
+        steps.step("room", refuse_what_is_not_ours)
+    steps.step("install", cluster.install)
+    steps.step("ready", cluster.become_ready)
     if "use" in arguments.parts:
-        use(cluster)
+        with steps.part():
+            use(cluster, steps)
     if "backup" in arguments.parts:
-        step("backup and restore", lambda: upgrading.back_up_and_restore(directory))
+        with steps.part():
+            steps.step("backup and restore", lambda: upgrading.back_up_and_restore(directory))
     if "many" in arguments.parts:
-        step("many resources", lambda: many.bear(arguments.many))
+        with steps.part():
+            steps.step("many resources", lambda: many.bear(arguments.many))
     if {"pools", "scale-ins", "upgrade"} & arguments.parts:
         crowded = overlay("crowded", arguments.image, components=[callers.DIRECTORY])
-        step("callers inside", lambda: callers.install(crowded))
+        steps.step("callers inside", lambda: callers.install(crowded))
         with callers.callers() as crowd:
-            press(arguments, crowd, directory)
-    if arguments.keep:
-        say("It stays, as you asked. To remove it:")
+            newer = overlay(
+                "newer",
+                arguments.upgrade_to or arguments.image,
+                components=[callers.DIRECTORY],
+                marked=True,
+            )
+            press(arguments, crowd, newer, steps)
+    if arguments.keep or steps.failed:
+        say("It stays to be looked at. To remove it:")
         say("  kubectl delete -f examples/ && kubectl delete -k k8s/overlays/dev")
     else:
-        step("remove", cluster.remove)
+        steps.step("remove", cluster.remove)
 
 
-def use(cluster: Cluster) -> None:
+def use(cluster: Cluster, steps: Steps) -> None:
+    step = steps.step
     step("second apply", cluster.apply_again)
     with user() as somebody:
         step("edge", somebody.knock)
@@ -90,29 +142,26 @@ def use(cluster: Cluster) -> None:
     step("apply twice, server-side", cluster.apply_server_side)
 
 
-def press(arguments: argparse.Namespace, crowd: callers.Callers, directory: Path) -> None:
-    """What has to hold while callers call."""
+def press(arguments: argparse.Namespace, crowd: callers.Callers, newer: Path, steps: Steps) -> None:
+    """What has to hold while callers call; `newer` is the overlay of the release that follows."""
+    step = steps.step
     if "pools" in arguments.parts:
-        step("a pool that cannot be", pools.refuse_upside_down)
-        step("a pool grows", lambda: pools.grow(crowd))
-        killed = time.monotonic()
-        step("the operator is killed", pools.kill_the_operator)
-        step("pools that cannot be scaled", pools.say_what_is_wrong)
-        step("no Prometheus", pools.live_without_prometheus)
-        step("a time to live moves", pools.tuned)
-        step("a pool shrinks", lambda: pools.shrink(crowd, killed=killed))
+        with steps.part():
+            step("a pool that cannot be", pools.refuse_upside_down)
+            step("a pool grows", lambda: pools.grow(crowd))
+            step("the operator is killed", pools.kill_the_operator)
+            step("pools that cannot be scaled", pools.say_what_is_wrong)
+            step("a time to live moves", pools.tuned)
+            step("twelve times the load", lambda: pools.burst(crowd))
+            step("no Prometheus", pools.live_without_prometheus)
+            step("somebody scales by hand", lambda: pools.obey_somebody(crowd))
+            step("a pool shrinks", lambda: pools.shrink(crowd))
     if "scale-ins" in arguments.parts:
-        step("scale-ins", lambda: pools.scale_in(crowd, arguments.scale_ins, say))
+        with steps.part():
+            step("scale-ins", lambda: pools.scale_in(crowd, arguments.scale_ins, say))
     if "upgrade" in arguments.parts:
-        newer = overlay_with_image(
-            ROOT,
-            arguments.overlay,
-            arguments.upgrade_to,
-            directory / "newer",
-            components=[callers.DIRECTORY],
-            stores=arguments.image,
-        )
-        step("upgrade", lambda: upgrading.upgrade(crowd, newer))
+        with steps.part():
+            step("upgrade", lambda: upgrading.upgrade(crowd, newer))
 
 
 def main() -> int:
@@ -123,36 +172,32 @@ def main() -> int:
     parser.add_argument("--reuse", action="store_true", help="also where it is installed already")
     parser.add_argument(
         "--parts",
-        default="use,backup,pools",
-        help=f"what to do, comma separated, of {', '.join(PARTS)}; %(default)s",
+        default=",".join(PARTS),
+        help="what to do, separated by commas: all of %(default)s",
     )
     parser.add_argument("--scale-ins", type=int, default=100, help="how many; %(default)s")
     parser.add_argument("--many", type=int, default=500, help="how many; %(default)s")
-    parser.add_argument("--upgrade-to", default="", help="another image; its services replace ours")
+    parser.add_argument(
+        "--upgrade-to", default="", help="another image for the upgrade; else the same, anew"
+    )
     arguments = parser.parse_args()
     arguments.parts = set(arguments.parts.split(","))
     if unknown := arguments.parts - set(PARTS):
         parser.error(f"--parts: there is no {', '.join(sorted(unknown))}")
-    if ("upgrade" in arguments.parts) != bool(arguments.upgrade_to):
-        parser.error("--parts upgrade and --upgrade-to need each other")
     if not os.environ.get("KUBECONFIG"):
         say("test-cluster: set KUBECONFIG to the file of a cluster that may be used for this")
         return 2
     say(f"==> {kubectl('config', 'current-context').strip()}")
-    with tempfile.TemporaryDirectory() as directory:
-        try:
-            drive(arguments, Path(directory))
-        except Failed as problem:
-            say(f"  FAILED  {problem}")
-            say(kubectl("--namespace", NAMESPACE, "get", "pods", "--output", "wide"))
-            say(
-                kubectl("--namespace", NAMESPACE, "get", "events", "--sort-by=.lastTimestamp")[
-                    -4000:
-                ]
-            )
-            return 1
-    say("All of it holds.")
-    return 0
+    steps, started = Steps(), time.monotonic()
+    with tempfile.TemporaryDirectory() as directory, steps.part():
+        drive(arguments, Path(directory), steps)
+    if steps.failed:
+        say(kubectl("--namespace", NAMESPACE, "get", "pods", "--output", "wide"))
+        events = kubectl("--namespace", NAMESPACE, "get", "events", "--sort-by=.lastTimestamp")
+        say(events[-4000:])
+    say(f"\nSeen in {(time.monotonic() - started) / 60:.0f} minutes:\n{steps.table()}\n")
+    say("Not all of it holds." if steps.failed else "All of it holds.")
+    return int(steps.failed)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.kubectl import NAMESPACE, Failed, forwarded, kubectl, until
+from tests.cluster.kubectl import NAMESPACE, Failed, asked, forwarded, kubectl, until
 
 DIRECTORY = Path(__file__).resolve().parent / "crowd"
 LOAD = DIRECTORY / "load.yaml"
 PORT = 8099
+_WORKERS = "app.kubernetes.io/name=tools"
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,16 @@ def install(overlay: Path) -> str:
             "--timeout=300s",
             seconds=310,
         )
+    # Workers of before still drain; they may not call the crowd.
+    until(_no_pod_ends, seconds=120, what="the workers of before are gone", interval=1)
     kubectl("apply", "--filename", str(LOAD))
     seen, seconds = until(_ready, seconds=120, what="tools and agent of the crowd are ready")
     return f"{seen} resources ready after {seconds:.1f} s"
+
+
+def _no_pod_ends() -> bool:
+    listed = asked("--namespace", NAMESPACE, "get", "pods", "--selector", _WORKERS)["items"]
+    return not any("deletionTimestamp" in each["metadata"] for each in listed)
 
 
 def _ready() -> int:

@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 NAMESPACE = "peregrine"
 STORES = ("postgres", "redis-logs", "redis-cache")
+SERVICES = ("memory", "cache", "llm-gateway", "tools", "orchestrator", "edge", "operator")
 CALL_SECONDS = 120.0
 
 
@@ -113,25 +114,29 @@ def overlay_with_image(
     *,
     components: Sequence[Path] = (),
     stores: str = "",
+    marked: bool = False,
 ) -> Path:
     """`directory` as an overlay of k8s/overlays/`overlay` in which our image is `image`.
 
     Args:
       components: further directories that belong to it.
       stores: the image that PostgreSQL and Redis run from, so that they stay as they are.
+      marked: every other pod is another one than it would be without, though it runs the same.
     """
     directory.mkdir(exist_ok=True)
     name, _, tag = image.rpartition(":")
     here = directory.resolve()
     base = os.path.relpath(root / "k8s" / "overlays" / overlay, here)
     beside = [os.path.relpath(each, here) for each in components]
+    patches = [_as_image(each, stores) for each in STORES if stores]
+    patches += [_as_new(each) for each in SERVICES if marked]
     directory.joinpath("kustomization.yaml").write_text(
         "apiVersion: kustomize.config.k8s.io/v1beta1\n"
         "kind: Kustomization\n"
         f"namespace: {NAMESPACE}\n"
         f"resources: [{json.dumps(base)}]\n"
         f"components: {json.dumps(beside)}\n"
-        f"patches: {json.dumps([_as_image(each, stores) for each in STORES if stores])}\n"
+        f"patches: {json.dumps(patches)}\n"
         f"images: [{{name: peregrine, newName: {json.dumps(name)}, newTag: {json.dumps(tag)}}}]\n"
     )
     return directory
@@ -145,3 +150,15 @@ def _as_image(deployment: str, image: str) -> dict[str, Any]:
         "value": f"docker.io/library/{image}",
     }
     return {"target": {"kind": "Deployment", "name": deployment}, "patch": json.dumps([operation])}
+
+
+def _as_new(deployment: str) -> dict[str, Any]:
+    """As another release would be: its pods are replaced."""
+    metadata = {"annotations": {"peregrine.dev/release": str(int(time.time()))}}
+    patch = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": deployment},
+        "spec": {"template": {"metadata": metadata}},
+    }
+    return {"target": {"kind": "Deployment", "name": deployment}, "patch": json.dumps(patch)}

@@ -18,6 +18,7 @@ GROWS_SECONDS = 240.0
 # The window, a minute of panic, and a minute for each step down.
 SHRINKS_SECONDS = 1500.0
 TUNED_SECONDS = 1200.0
+BURST_SECONDS = 75.0
 SAYS_SECONDS = 120.0
 
 STRANGERS = """
@@ -83,7 +84,7 @@ def grow(crowd: Callers) -> str:
     """Load on the edge and on the workers: more of them, and no call fails."""
     before = replicas()
     crowd.forget()
-    crowd.rates(runs=1.5, calls=1.0, reads=2.0)
+    crowd.rates(runs=3.0, calls=3.0, reads=2.0)
     more, seconds = until(
         lambda: (now := ready_replicas()) > before and now,
         seconds=GROWS_SECONDS,
@@ -140,20 +141,93 @@ def kill_the_operator() -> str:
     )
 
 
-def shrink(crowd: Callers, *, killed: float) -> str:
+def burst(crowd: Callers) -> str:
+    """From 5 to 60 tool calls a second through the edge, on one worker: every run gets its places.
+
+    A run asks for three calls. What a worker refuses meanwhile is asked for again by the
+    orchestrator as long as the run has time, so a call that failed is a run that failed.
+    """
+    if replicas() > 1:
+        _fix(1)
+        until(lambda: ready_replicas() == 1, seconds=120, what="one worker is left", interval=1)
+    crowd.forget()
+    crowd.rates(runs=5 / 3, calls=0, reads=1.0)
+    time.sleep(20)  # the load of before
+    let_go()
+    crowd.rates(runs=20)
+    began = time.monotonic()
+    seen: list[tuple[float, int]] = []
+
+    def enough() -> bool:
+        seen.append((time.monotonic() - began, replicas()))
+        return time.monotonic() - began >= BURST_SECONDS
+
+    until(enough, seconds=2 * BURST_SECONDS, what="the burst is over", interval=1)
+    crowd.rates(runs=1.0)
+    most = max(number for _, number in seen)
+    first = next((at for at, number in seen if number > 1), None)
+    if first is None:
+        raise Failed(f"the pool stayed as it was: {seen}")
+    crowd.quiet()
+    slowest = crowd.counts()["slowest"].get("runs")
+    return (
+        f"1 to {most} workers, the first write after {first:.0f} s, the slowest run {slowest} s; "
+        f"{crowd.finished(at_least=300)}"
+    )
+
+
+def obey_somebody(crowd: Callers) -> str:
+    """Who scales by hand is obeyed for five minutes, though the load wants something else."""
+    crowd.forget()
+    crowd.rates(runs=3.0, calls=3.0, reads=2.0)
+    # A step of its own is over, and what it was about to write, too.
+    until(_steady, seconds=240, what="the pool is as its load wants it", interval=2)
+    before, told = replicas(), len(events("ExternalOverride", of=POOL))
+    wanted = before - 1
+    kubectl("--namespace", NAMESPACE, "scale", f"deployment/{POOL}", f"--replicas={wanted}")
+    began = time.monotonic()
+    _says(POOL, "ExternalOverride", "True", "ExternalOverride", seconds=30)
+    noticed = time.monotonic() - began
+    if len(events("ExternalOverride", of=POOL)) != told + 1:
+        raise Failed("no Event says that somebody scaled")
+
+    def over() -> bool:
+        held = condition(pool(), "ExternalOverride").get("status") == "True"
+        if held and replicas() != wanted:
+            raise Overruled(f"{replicas()} replicas while {wanted} were to be held")
+        return not held
+
+    try:
+        _, held = until(over, seconds=WINDOW + 60, what="the hold is over", interval=2)
+    except Overruled as problem:
+        raise Failed(str(problem)) from None
+    if held < WINDOW - 15:
+        raise Failed(f"held for {held:.0f} s only")
+    until(lambda: replicas() >= before, seconds=120, what="the pool grows again", interval=1)
+    return (
+        f"{before} to {wanted} by hand, noticed after {noticed:.0f} s, held for "
+        f"{noticed + held:.0f} s; {crowd.finished()}"
+    )
+
+
+class Overruled(Exception):
+    """What somebody wanted was undone."""
+
+
+def _steady() -> bool:
+    status = pool()["status"]
+    now = replicas()
+    return now > 1 and status["desiredReplicas"] == now == ready_replicas()
+
+
+def shrink(crowd: Callers) -> str:
     """Less load: fewer workers, not before the window is over, and no call fails."""
+    crowd.forget()
     high = replicas()
     crowd.rates(runs=0.2, calls=0.2, reads=2.0)
-    lowest: list[int] = []
 
     def lower() -> bool:
-        now = replicas()
-        if now < high and not lowest:
-            lowest.append(now)
-            early = WINDOW - 10.0 - (time.monotonic() - killed)
-            if early > 0:
-                raise Failed(f"lowered {early:.0f} s before the window was over")
-        return now <= 2
+        return replicas() <= 2
 
     _, seconds = until(lower, seconds=SHRINKS_SECONDS, what="fewer workers", interval=2)
     if not events("ScaledDown", of=POOL):
@@ -249,11 +323,11 @@ def _operator() -> str:
 
 def scale_in(crowd: Callers, times: int, say: Callable[[str], None]) -> str:
     """The operator takes one worker away after another, `times` in all, under steady load."""
-    most, least = 6, 2
+    most, least = 7, 2
     crowd.forget()
     done, waves = 0, 0
     _fix(most)
-    crowd.rates(runs=0.7, calls=1.5, reads=0.0)
+    crowd.rates(runs=2.0, calls=3.0, reads=0.0)
     while done < times:
         until(lambda: ready_replicas() >= most, seconds=300, what=f"{most} workers", interval=0.5)
         for wanted in range(most - 1, least - 1, -1):
@@ -268,6 +342,7 @@ def scale_in(crowd: Callers, times: int, say: Callable[[str], None]) -> str:
             _fix(most)
     time.sleep(15)  # the last to go still drains
     crowd.quiet()
+    let_go()
     return f"{done} scale-ins by the operator: {crowd.finished(at_least=50)}"
 
 

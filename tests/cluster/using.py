@@ -54,9 +54,11 @@ class User:
         except urllib.error.HTTPError as error:
             return error.code, error.read()
 
-    def run(self, message: str, conversation: str) -> str:
-        """The id of a run that was read to its end."""
-        body = {"agent": "assistant", "message": message, "conversation_id": conversation}
+    def run(self, message: str, conversation: str | None = None) -> tuple[str, str]:
+        """The ids of a run that was read to its end, and of its conversation."""
+        body = {"agent": "assistant", "message": message}
+        if conversation:
+            body["conversation_id"] = conversation
         request = urllib.request.Request(
             f"{self._edge}/v1/chat/stream",
             json.dumps(body).encode(),
@@ -70,7 +72,8 @@ class User:
             ]
         if "RUN_STATE_SUCCEEDED" not in json.dumps(events[-1]):
             raise Failed(f"the run ended so: {events[-1]}")
-        return str(events[0]["run_started"]["run_id"])
+        started = events[0]["run_started"]
+        return str(started["run_id"]), str(started["conversation_id"])
 
     def remembers(self, run: str, conversation: str) -> str:
         """The run can be read again, and the conversation goes on where it was."""

@@ -44,6 +44,7 @@ class ApiServer(KubernetesEmulator):
         # Told name and body of each change of a pod, and whether those are refused.
         self.pod_written: Callable[[str, dict[str, Any]], None] = lambda name, body: None
         self.refusing_pods = False
+        self.refusing_scales = False
         for plural in PLURALS.values():
             self.resources[f"{GROUP}/{VERSION}/{plural}"] = {
                 "namespaced": True,
@@ -62,6 +63,8 @@ class ApiServer(KubernetesEmulator):
         if scaling and self.before_scale is not None:
             meddle, self.before_scale = self.before_scale, None
             await meddle()
+        if self.refusing_scales and request.subresource == "scale":
+            raise kmock.KubernetesError(status=403, reason="Forbidden", message="no")
         if action == "UPDATE" and request.resource.plural == "pods":
             if self.refusing_pods:
                 raise kmock.KubernetesError(status=403, reason="Forbidden", message="no")
