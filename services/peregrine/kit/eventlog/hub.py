@@ -133,6 +133,10 @@ class Hub:
             finally:
                 self._up = False
                 await connection.disconnect(nowait=True)
+            # Before 3.13 a group whose tasks failed just then swallows a cancellation.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError
             for feed in self._feeds.values():
                 feed.subscribed.clear()
                 feed.look()
