@@ -169,18 +169,20 @@ async def replica(
     redis: RedisServer,
     clock: Clock,
     loaders: Loaders | None = None,
+    *,
+    listen: str = "127.0.0.1:0",
 ) -> Cache:
     redis_proxy = await stack.enter_async_context(fault_proxy(str(redis.socket_path)))
     postgres_proxy = await stack.enter_async_context(fault_proxy(socket_path(dsn)))
     settings = main.Settings(
         identity_keys=Secret(KEYS_TEXT),
-        listen="127.0.0.1:0",
+        listen=listen,
         postgres_dsn=Secret(through(dsn, postgres_proxy.address)),
         postgres_pool_size=4,
         cache_redis_url=Secret(f"redis://{redis_proxy.address}/0"),
         # Two busy cores must not look like a store that is away.
-        redis_timeout_seconds=0.5,
-        postgres_timeout_seconds=0.5,
+        redis_timeout_seconds=2.0,
+        postgres_timeout_seconds=2.0,
     )
     registry = CollectorRegistry()
     server = await stack.enter_async_context(

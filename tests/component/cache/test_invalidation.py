@@ -164,7 +164,7 @@ async def test_heartbeats_come_while_the_replica_knows_and_stop_when_it_does_not
     for _ in range(4):
         begun = loop.time()
         await call.read()
-        assert loop.time() - begun < 0.9
+        assert loop.time() - begun < 10, "a feed that is silent breaks off"
     cache.postgres_proxy.cut()
     for _ in range(6):  # the stream in Redis says that nothing happens
         await call.read()

@@ -52,7 +52,7 @@ MISSES = {"ns": "tool:test", "outcome": "miss", "level": "none"}
 
 async def test_who_cannot_wait_longer_gets_neither_in_time(cache: Cache) -> None:
     await cache.lease(key("a"))
-    answer = await cache.lease(key("a"), timeout=0.5)
+    answer = await cache.lease(key("a"), timeout=1.5)
     assert answer.WhichOneof("outcome") is None and HELD in said(answer)
 
 
@@ -60,7 +60,7 @@ async def test_users_do_not_wait_for_each_other_unless_they_share_the_key(cache:
     assert (await cache.lease(key("a"), ADA)).HasField("lease")
     assert (await cache.lease(key("a"), BOB)).HasField("lease")
     assert (await cache.lease(key("a", TENANT), ADA)).HasField("lease")
-    assert HELD in said(await cache.lease(key("a", TENANT), BOB, timeout=0.5))
+    assert HELD in said(await cache.lease(key("a", TENANT), BOB, timeout=1.5))
 
 
 async def test_a_lease_that_was_given_back_goes_to_one_of_those_who_wait(cache: Cache) -> None:

@@ -36,7 +36,7 @@ async def test_without_postgres_entries_are_followed_and_later_stored(
     proxy.cut()
     writer.append(b"2")
     await writer.visible(2)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert [entry.payload for entry in await anext(stream)] == [b"2"]
     assert writer.durable_sequence == 1
     proxy.resume()

@@ -96,7 +96,7 @@ async def test_a_released_log_is_claimed_at_once_and_whole(cluster: Cluster) -> 
     with pytest.raises(Fenced):
         writer.append(b"2")
     assert not writer.lost.is_set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await second.log.released.wait()
     recovered = await second.take_over(writer.log_id)
     assert [entry.payload for entry in recovered.entries] == [b"1"]
@@ -158,7 +158,7 @@ async def test_an_idle_owner_learns_that_it_lost_its_log(cluster: Cluster) -> No
     writer = await first.create()
     async with second.db.transaction("acme") as conn:
         await conn.execute("t", "UPDATE eventlog.logs SET epoch = 2")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await writer.lost.wait()
     assert isinstance(writer.failure, Fenced)
 

@@ -225,7 +225,9 @@ async def test_while_the_issuer_is_away_the_last_keys_serve() -> None:
             asked = issuer.asked
             clock.now += 3600
             assert (await reader.read(issuer.token()))[0].user == "ada"
-            await eventually(lambda asked=asked: issuer.asked == asked + 1)
+            await eventually(
+                lambda asked=asked: issuer.asked == asked + 1 and keys._reading is None
+            )
             assert (await reader.read(issuer.token()))[0].user == "ada"
         await keys.close()
     registry = CollectorRegistry()

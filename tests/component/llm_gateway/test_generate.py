@@ -91,7 +91,7 @@ async def test_a_tool_call_is_handed_on_while_the_model_still_writes(
     )
 
     call = gateway.stub.Generate(ask(tools=True))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(25):
         async for response in call:
             if any(event.HasField("tool_use") for event in response.events):
                 break

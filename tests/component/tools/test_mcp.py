@@ -157,7 +157,7 @@ async def test_every_worker_knows_what_one_found_out(start: Start, backend: dict
                 found = await other.ListTools(request, timeout=20, metadata=ACME)
                 return bool(found.tools and not found.tools[0].disabled_reason)
 
-            await eventually(known, timeout=5)
+            await eventually(known)
             assert text(await execute(other, "srv_shout", {"text": "x"})) == "X"
 
 

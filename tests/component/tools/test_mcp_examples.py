@@ -24,11 +24,11 @@ __all__ = ["server", "start"]
 
 
 @pytest.fixture(scope="module")
-def examples(pytestconfig: pytest.Config) -> Path:
-    cache = pytestconfig.cache
-    assert cache is not None
+def examples(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cache = getattr(pytestconfig, "cache", None)  # the plugin may be off
+    kept_in = cache.mkdir("mcp-source") if cache else tmp_path_factory.mktemp("mcp-source")
     try:
-        return mcp_examples.folder(cache.mkdir("mcp-source")) / "servers"
+        return mcp_examples.folder(kept_in) / "servers"
     except mcp_examples.NotThere as reason:
         pytest.skip(str(reason))
 
