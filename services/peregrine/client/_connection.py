@@ -51,7 +51,7 @@ class ServiceClient:
     """One service behind `target`. Open it with `async with`; the pool lives as long.
 
     Args:
-      target: host:port, dns:///host:port or unix:/path.
+      target: host:port, dns:///host:port or unix:/path; by default where `make run` has it.
       connections: channels of the pool, each with a connection of its own.
       timeout: seconds that a call other than a stream of events may take.
       identity: whom the calls are for, where the service is told so by its caller.
@@ -65,11 +65,13 @@ class ServiceClient:
     """
 
     name: ClassVar[str]
+    local: ClassVar[str]
+    """Where `make run` has the service."""
     takes_keys: ClassVar[bool] = False
 
     def __init__(
         self,
-        target: str,
+        target: str | None = None,
         *,
         connections: int = 2,
         timeout: float = 30.0,
@@ -78,10 +80,10 @@ class ServiceClient:
         tls: Tls | bool | None = None,
         exchange: Exchanging | None = None,
     ) -> None:
-        self.target = target
+        self.target = self.local if target is None else target
         if api_key is not None and exchange is None and not self.takes_keys:
             raise TypeError(f"{type(self).__name__} shows no key to {self.name}: give an exchange")
-        self._api_key = _checked(api_key, target, tls)
+        self._api_key = _checked(api_key, self.target, tls)
         self._tls = Tls() if tls is True else tls or None
         self._exchange = exchange
         self._connections = connections

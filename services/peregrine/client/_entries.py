@@ -57,10 +57,11 @@ class Entries(ServiceClient):
     """
 
     name: ClassVar[str] = "cache"
+    local: ClassVar[str] = "127.0.0.1:50054"
 
     def __init__(
         self,
-        target: str = "127.0.0.1:50054",
+        target: str | None = None,
         *,
         connections: int = 2,
         timeout: float = 30.0,
@@ -251,10 +252,10 @@ class Entries(ServiceClient):
           InvalidArgument: KEY_INVALID, TTL_INVALID or TAGS_INVALID.
         """
         if not token:
-            if sensitive:
-                return "SENSITIVE"
-            if len(value) > MAX_VALUE_BYTES:
-                return "TOO_LARGE"
+            reason = "SENSITIVE" if sensitive else "TOO_LARGE"
+            if sensitive or len(value) > MAX_VALUE_BYTES:
+                key.lane.kept_out[reason] += 1
+                return reason
         elif len(value) > MAX_VALUE_BYTES:
             value, sensitive = b"", True  # only to give the lease back
         now = time.monotonic()

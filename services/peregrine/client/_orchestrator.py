@@ -33,11 +33,12 @@ class PeregrineClient(ServiceClient):
     """
 
     name: ClassVar[str] = "orchestrator"
+    local: ClassVar[str] = "127.0.0.1:50051"
     takes_keys: ClassVar[bool] = True
 
     def __init__(
         self,
-        target: str = "127.0.0.1:50051",
+        target: str | None = None,
         *,
         connections: int = 2,
         timeout: float = 30.0,

@@ -7,14 +7,11 @@ from peregrine.api.common.v1 import common_pb2
 from peregrine.api.tools.v1 import tools_pb2 as pb
 from peregrine.api.tools.v1 import tools_pb2_grpc as pb_grpc
 from peregrine.client._connection import (
-    Exchanging,
     ServiceClient,
-    Tls,
     new_request_id,
     unary_methods,
 )
 from peregrine.kit.channel import ChannelPool
-from peregrine.kit.context import Identity
 from peregrine.kit.errors import ResourceExhausted
 
 _WORKERS_TRIED = 3
@@ -27,27 +24,7 @@ class ToolsClient(ServiceClient):
     """
 
     name: ClassVar[str] = "tools"
-
-    def __init__(
-        self,
-        target: str = "127.0.0.1:50053",
-        *,
-        connections: int = 2,
-        timeout: float = 30.0,
-        identity: Identity | None = None,
-        api_key: str | None = None,
-        tls: Tls | bool | None = None,
-        exchange: Exchanging | None = None,
-    ) -> None:
-        super().__init__(
-            target,
-            connections=connections,
-            timeout=timeout,
-            identity=identity,
-            api_key=api_key,
-            tls=tls,
-            exchange=exchange,
-        )
+    local: ClassVar[str] = "127.0.0.1:50053"
 
     def _bind(self, pool: ChannelPool) -> None:
         self._tools = pb_grpc.ToolServiceStub(pool)
