@@ -140,6 +140,7 @@ def use(cluster: Cluster, steps: Steps) -> None:
     step("metrics", scrape)
     step("apply with examples", cluster.apply_again)
     step("apply twice, server-side", cluster.apply_server_side)
+    step("the overlay for production", cluster.take_production)
 
 
 def press(arguments: argparse.Namespace, crowd: callers.Callers, newer: Path, steps: Steps) -> None:

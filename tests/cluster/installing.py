@@ -61,6 +61,13 @@ class Cluster:
             raise Failed(f"kubectl diff is not empty:\n{difference[:3000]}")
         return f"{len(said)} objects, no generation moved, kubectl diff empty"
 
+    def take_production(self) -> str:
+        """The API server would take k8s/overlays/prod as it is; nothing of it is kept."""
+        overlay = str(ROOT / "k8s" / "overlays" / "prod")
+        apply = ("apply", "--server-side", "--force-conflicts", "--dry-run=server")
+        said = kubectl(*apply, "--kustomize", overlay).splitlines()
+        return f"{len(said)} objects would be taken"
+
     def remove(self) -> str:
         for directory in (ROOT / "tests/cluster/crowd/load.yaml", ROOT / "examples"):
             kubectl("delete", "--filename", str(directory), "--ignore-not-found", "--wait=true")

@@ -82,7 +82,8 @@ def events(reason: str, *, of: str, namespace: str = NAMESPACE) -> list[dict[str
 
 def grow(crowd: Callers) -> str:
     """Load on the edge and on the workers: more of them, and no call fails."""
-    before = replicas()
+    before = _one()
+    let_go()
     crowd.forget()
     crowd.rates(runs=3.0, calls=3.0, reads=2.0)
     more, seconds = until(
@@ -147,9 +148,7 @@ def burst(crowd: Callers) -> str:
     A run asks for three calls. What a worker refuses meanwhile is asked for again by the
     orchestrator as long as the run has time, so a call that failed is a run that failed.
     """
-    if replicas() > 1:
-        _fix(1)
-        until(lambda: ready_replicas() == 1, seconds=120, what="one worker is left", interval=1)
+    _one()
     crowd.forget()
     crowd.rates(runs=5 / 3, calls=0, reads=1.0)
     time.sleep(20)  # the load of before
@@ -176,17 +175,26 @@ def burst(crowd: Callers) -> str:
     )
 
 
+def _one() -> int:
+    """One worker, whatever there were before; until `let_go`."""
+    _fix(1)
+    until(lambda: ready_replicas() == 1, seconds=120, what="one worker is left", interval=1)
+    return 1
+
+
 def obey_somebody(crowd: Callers) -> str:
     """Who scales by hand is obeyed for five minutes, though the load wants something else."""
+    _one()
+    let_go()
     crowd.forget()
     crowd.rates(runs=3.0, calls=3.0, reads=2.0)
-    # A step of its own is over, and what it was about to write, too.
+    time.sleep(30)  # the step up is whole
     until(_steady, seconds=240, what="the pool is as its load wants it", interval=2)
     before, told = replicas(), len(events("ExternalOverride", of=POOL))
     wanted = before - 1
     kubectl("--namespace", NAMESPACE, "scale", f"deployment/{POOL}", f"--replicas={wanted}")
     began = time.monotonic()
-    _says(POOL, "ExternalOverride", "True", "ExternalOverride", seconds=30)
+    _says(POOL, "ExternalOverride", "True", "ReplicasChanged", seconds=30)
     noticed = time.monotonic() - began
     if len(events("ExternalOverride", of=POOL)) != told + 1:
         raise Failed("no Event says that somebody scaled")
@@ -260,7 +268,6 @@ def say_what_is_wrong() -> str:
     """Pools that cannot be scaled say why, and nothing is."""
     kubectl("apply", "--filename", "-", given=STRANGERS)
     try:
-        before = replicas(), replicas("crowd")
         seen = [
             _says("nobody", "Ready", "False", "DeploymentMissing"),
             _says("no-workers", "MetricsAvailable", "False", "NoSeries"),
@@ -268,11 +275,16 @@ def say_what_is_wrong() -> str:
         kubectl("apply", "--filename", "-", given=SCALER)
         try:
             seen.append(_says(POOL, "Conflicted", "True", "Conflicted"))
+            before, wanted = replicas(), pool()["status"]["desiredReplicas"]
+            time.sleep(15)  # three more looks
+            if (after := replicas()) != before:
+                raise Failed(f"scaled nevertheless: {before} became {after}")
+            seen[-1] += f" ({wanted} wanted, {after} left as they are)"
         finally:
             kubectl("delete", "--filename", "-", given=SCALER)
         _says(POOL, "Conflicted", "False", "NotConflicted")
-        if (after := (replicas(), replicas("crowd"))) != before:
-            raise Failed(f"scaled nevertheless: {before} became {after}")
+        if (after := replicas("crowd")) != 1:
+            raise Failed(f"scaled without data: 1 became {after}")
     finally:
         kubectl("delete", "--filename", "-", given=STRANGERS)
     return "; ".join(seen)

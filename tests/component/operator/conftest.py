@@ -7,6 +7,10 @@ from typing import Any, TypeAlias
 import pytest
 from prometheus_client import CollectorRegistry
 
+from peregrine.api.cache.v1 import cache_pb2_grpc
+from peregrine.client import CacheClient
+from peregrine.kit import context
+from peregrine.kit.context import Identity
 from peregrine.kit.settings import load
 from peregrine_operator import main
 from peregrine_operator.kubernetes import Kubernetes
@@ -16,6 +20,8 @@ from peregrine_operator.prometheus import Prometheus
 from tests.component.operator.fake_prometheus import FakePrometheus, prometheus
 from tests.component.operator.fakes import Agents, Caches, Tools, serving_all
 from tests.component.operator.looks import Looks
+from tests.component.operator.minutes import Minutes
+from tests.support.fake_orchestrator import serving
 from tests.support.kubernetes import ApiServer, api_server
 
 Start: TypeAlias = Callable[..., AbstractAsyncContextManager[Operator]]
@@ -60,6 +66,21 @@ async def looks(
 ) -> AsyncIterator[Looks]:
     async with Prometheus(metrics.url, timeout=30.0) as asked:
         yield Looks(api, kubernetes, asked)
+
+
+@pytest.fixture
+async def minutes(
+    api: ApiServer, caches: Caches, metrics: FakePrometheus
+) -> AsyncIterator[Minutes]:
+    add = cache_pb2_grpc.add_CacheServiceServicer_to_server
+    async with (
+        serving([(add, caches)]) as address,
+        Kubernetes(login=api.login, metrics=Metrics(CollectorRegistry())) as kubernetes,
+        CacheClient(address) as cache,
+        Prometheus(metrics.url, timeout=30.0) as asked,
+    ):
+        with context.with_identity(Identity("default", "operator")):
+            yield Minutes(api, kubernetes, cache, asked)
 
 
 @pytest.fixture
