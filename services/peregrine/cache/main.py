@@ -289,7 +289,7 @@ def _redis_guard(
     limit = settings.redis_timeout_seconds
     breaker = Breaker(
         name=level,
-        probe=redis_tier.probe(client, limit=limit),
+        probe=metrics.probing(level, redis_tier.probe(client, limit=limit)),
         on_change=metrics.breaker(level),
         broken=broken,
     )
@@ -314,7 +314,7 @@ def _postgres_guard(
     limit = settings.postgres_timeout_seconds
     breaker = Breaker(
         name=postgres_tier.NAME,
-        probe=postgres_tier.probe(database, limit=limit),
+        probe=metrics.probing(postgres_tier.NAME, postgres_tier.probe(database, limit=limit)),
         on_change=metrics.breaker(postgres_tier.NAME),
         broken=broken,
     )

@@ -3,7 +3,7 @@
 A namespace is a name that callers choose, so only the first two hundred get series of their own.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -54,6 +54,12 @@ class CacheMetrics:
         self._up = Gauge(
             "peregrine_cache_tier_up",
             "1 while the tier is asked, 0 while its breaker is open",
+            ["level"],
+            registry=registry,
+        )
+        self._probes = Counter(
+            "peregrine_cache_tier_probes_total",
+            "Times that a tier that is left out was asked whether it is back",
             ["level"],
             registry=registry,
         )
@@ -118,6 +124,18 @@ class CacheMetrics:
         """Takes the times of a tier's operations."""
         children = {name: self._seconds.labels(level, name) for name in _OPERATIONS}
         return lambda operation, seconds: children[operation].observe(seconds)
+
+    def probing(
+        self, level: str, probe: Callable[[], Awaitable[bool]]
+    ) -> Callable[[], Awaitable[bool]]:
+        """The probe, counted."""
+        child = self._probes.labels(level)
+
+        def counted() -> Awaitable[bool]:
+            child.inc()
+            return probe()
+
+        return counted
 
     def refusals(self, level: str) -> Callable[[str], None]:
         """Takes what a tier did not."""

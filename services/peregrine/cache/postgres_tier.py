@@ -63,6 +63,7 @@ class PostgresTier:
 
     async def bytes_of(self, tenant: str, namespaces: Sequence[str]) -> dict[str, int]:
         """Of the frames of a tenant. Raises `Away`, `Refused`."""
+        self._guard.check()
         async with (
             _asked(),
             self._database.transaction(ALL_TENANTS, timeout=_STATS_SECONDS) as conn,
@@ -72,6 +73,7 @@ class PostgresTier:
 
     async def size(self) -> int:
         """Bytes that everybody's entries take on the disk. Raises `Away`, `Refused`."""
+        self._guard.check()
         async with (
             _asked(),
             self._database.transaction(ALL_TENANTS, timeout=_STATS_SECONDS) as conn,

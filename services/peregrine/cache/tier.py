@@ -69,10 +69,14 @@ class Guard:
         self._refused = refused
         self._refusing: set[str] = set()
 
-    async def run(self, operation: str, call: Callable[[], Awaitable[T]]) -> T:
-        """Raises `Away`, and what `call` raises besides."""
+    def check(self) -> None:
+        """For what takes longer than `limit` and says nothing about the tier. Raises `Away`."""
         if self._breaker.open:
             raise Away(self._reasons.away)
+
+    async def run(self, operation: str, call: Callable[[], Awaitable[T]]) -> T:
+        """Raises `Away`, and what `call` raises besides."""
+        self.check()
         left = context.deadline_remaining()
         limit = self.limit if left is None else min(self.limit, left)
         started = time.perf_counter()

@@ -1,4 +1,5 @@
-"""What a near cache counts, per tenant and namespace: hits, evictions, and ghosts.
+"""What a near cache counts, per tenant and namespace: hits, evictions, ghosts, and what callers may
+not have stored.
 
 The counts are plain numbers, because counting must cost next to nothing; metrics are made of them
 when somebody asks. Tenants are added up there, and a caller chooses namespaces, so only the first
@@ -21,15 +22,16 @@ _OTHER = "other"
 
 class Lane:
     """One namespace of one tenant. `hits` and `evictions` only grow; those up to `said_…` were
-    reported to the service."""
+    reported to the service. `kept_out`: values that were not sent to be stored, by reason."""
 
-    __slots__ = ("evictions", "feed", "ghosts", "hits", "said_evictions", "said_hits")
+    __slots__ = ("evictions", "feed", "ghosts", "hits", "kept_out", "said_evictions", "said_hits")
 
     def __init__(self, feed: TenantFeed, ghosts: GhostNamespace) -> None:
         self.feed = feed
         self.ghosts = ghosts
         self.hits = self.evictions = 0
         self.said_hits = self.said_evictions = 0
+        self.kept_out = {"SENSITIVE": 0, "TOO_LARGE": 0}
 
 
 class Lanes:
@@ -81,13 +83,24 @@ class NearMetrics(Collector):
             "Entries asked for; level is the tier that had it, none for a miss",
             labels=["ns", "outcome", "level"],
         )
+        sets = CounterMetricFamily(
+            "peregrine_cache_sets",
+            "Entries given to be stored; outcome is stored, or the reason why not",
+            labels=["ns", "outcome"],
+        )
         hits: dict[str, int] = {}
+        kept_out: dict[tuple[str, str], int] = {}
         for _, namespace, lane in self._lanes:
             name = namespace if namespace in hits or len(hits) < _MAX_NAMESPACES else _OTHER
             hits[name] = hits.get(name, 0) + lane.hits
+            for reason, count in lane.kept_out.items():
+                kept_out[name, reason] = kept_out.get((name, reason), 0) + count
         for namespace, count in hits.items():
             requests.add_metric([namespace, "hit", "near"], count)
+        for (namespace, reason), count in kept_out.items():
+            sets.add_metric([namespace, reason], count)
         yield requests
+        yield sets
         size = GaugeMetricFamily(
             "peregrine_cache_bytes",
             "Room that a tier takes, in all its replicas' store together",

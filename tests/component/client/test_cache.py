@@ -5,6 +5,7 @@ import time
 from contextlib import AsyncExitStack
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from peregrine.api.cache.v1 import cache_pb2 as pb
 from peregrine.client import CacheClient, CacheKey, Identity
@@ -107,11 +108,17 @@ async def test_what_was_deleted_is_gone_here_and_there(
 async def test_what_is_not_stored_is_said_and_not_kept_near_either(
     stack: AsyncExitStack, proxy: FaultProxy
 ) -> None:
-    one = await client(stack, proxy, near_bytes=4 * MIB)
+    registry = CollectorRegistry()
+    one = await stack.enter_async_context(
+        CacheClient(proxy.address, near_bytes=4 * MIB, identity=ADA, registry=registry)
+    )
     key = one.key("ns", b"k")
     assert await one.set(key, b"x", ttl=60, sensitive=True) == "SENSITIVE"
     assert await one.set(key, bytes(MIB + 1), ttl=60) == "TOO_LARGE"
     assert one.near(key) is None
+    for reason in ("SENSITIVE", "TOO_LARGE"):
+        labels = {"ns": "ns", "outcome": reason}
+        assert registry.get_sample_value("peregrine_cache_sets_total", labels) == 1
     with pytest.raises(InvalidArgument):
         await one.set(one.key("no such name!", b"k"), b"x", ttl=60)
     with pytest.raises(InvalidArgument):
