@@ -39,6 +39,7 @@ def tools(state: Path) -> list[types.Tool]:
         ("breaks", "Breaks the protocol.", _NONE, READ_ONLY),
         ("big.answer", "Says too much.", _NONE, READ_ONLY),
         ("briefly", "Is true for a minute.", _NONE, READ_ONLY),
+        ("only_now", "Is true for no time.", _NONE, READ_ONLY),
         ("mixed", "Says more than text.", _NONE, READ_ONLY),
         ("poke", "Tells that its list changed.", _NONE, READ_ONLY),
     ]
@@ -93,6 +94,10 @@ def served(state: Path) -> Server[Any]:
                     content=[types.TextContent(type="text", text="now")],
                     _meta={"ttlMs": 60_000, "cacheScope": "private"},
                 )
+            case "only_now":
+                return types.CallToolResult(
+                    content=[types.TextContent(type="text", text="gone")], _meta={"ttlMs": 0}
+                )
             case "mixed":
                 return types.CallToolResult(
                     content=[
@@ -125,6 +130,8 @@ async def stdio(server: Server[Any]) -> None:
 
 def main() -> None:
     how, state = sys.argv[1], Path(sys.argv[2])
+    with (state / "begun").open("a") as begun:
+        begun.write(f"{os.getpid()}\n")
     server = served(state)
     if how == "stdio":
         asyncio.run(stdio(server))

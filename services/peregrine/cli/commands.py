@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from peregrine.cli import cache_commands as caching
+from peregrine.cli import tools_commands as tooling
 from peregrine.cli.declaring import Json, Limit
 from peregrine.cli.declaring import run as _run
 
@@ -39,7 +40,18 @@ def build() -> typer.Typer:
             "Conversations and their messages.",
             (conversations_list, conversations_get, conversations_delete),
         ),
-        "tools": ("Tools that agents may use.", (tools_list, tools_call)),
+        "tools": (
+            "Tools that agents may use.",
+            (
+                tooling.tools_list,
+                tooling.tools_get,
+                tooling.tools_call,
+                tooling.tools_stats,
+                tooling.tools_approve,
+                tooling.tools_invalidate,
+                tooling.tools_delete,
+            ),
+        ),
         "cache": (
             "What is kept so that it is not computed twice.",
             (caching.cache_stats, caching.cache_invalidate, caching.cache_warm),
@@ -219,24 +231,6 @@ def conversations_delete(conversation: ConversationId) -> None:
     from peregrine.cli import things
 
     _run(things.delete_conversation(conversation))
-
-
-def tools_list(as_json: Json = False, limit: Limit = 200) -> None:
-    """Lists the tools, built-in ones too."""
-    from peregrine.cli import things
-
-    _run(things.list_tools(as_json=as_json, limit=limit))
-
-
-def tools_call(
-    name: Name,
-    arguments: Annotated[str, typer.Argument(metavar="JSON", help="A JSON object.")] = "{}",
-    as_json: Json = False,
-) -> None:
-    """Runs one tool, without any agent."""
-    from peregrine.cli import things
-
-    _run(things.call_tool(name, arguments, as_json=as_json))
 
 
 def keys_create(

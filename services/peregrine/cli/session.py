@@ -5,6 +5,7 @@ orchestrator gives for it.
 """
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
@@ -148,6 +149,17 @@ def failures() -> Iterator[None]:
 def fail(message: str, code: int) -> NoReturn:
     typer.echo(f"error: {message}", err=True)
     raise typer.Exit(code)
+
+
+def json_object(text: str) -> bytes:
+    """What was typed, if it is a JSON object."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        fail(f"that is not JSON: {error}", USAGE)
+    if not isinstance(value, dict):
+        fail("that is not a JSON object", USAGE)
+    return text.encode("utf-8")
 
 
 def describe(error: PeregrineError) -> str:

@@ -12,7 +12,6 @@ from rich.text import Text
 from peregrine.api.common.v1 import common_pb2
 from peregrine.api.memory.v1 import memory_pb2
 from peregrine.api.orchestrator.v1 import orchestrator_pb2
-from peregrine.api.tools.v1 import tools_pb2
 from peregrine.cli import session
 from peregrine.cli.tables import Column, ago, one_line, show, show_fields
 from peregrine.cli.waterfall import milliseconds
@@ -196,50 +195,6 @@ def _message(stored: memory_pb2.StoredMessage) -> None:
                 console.print(Text(line, "dim"), soft_wrap=True)
 
 
-# ---- Tools ----
-
-
-async def list_tools(*, as_json: bool, limit: int) -> int:
-    async with session.tools() as client:
-        tools = await _all(client.list_tools(limit=limit), as_json=as_json)
-    if tools is not None:
-        columns = (
-            Column("NAME"),
-            Column("EFFECT", rank=1),
-            Column("FROM", rank=2),
-            Column("STATE", rank=3),
-            Column("DESCRIPTION"),
-        )
-        rows = [
-            (
-                each.tool.name,
-                enum_name(common_pb2.Effect, each.tool.effect, "EFFECT_"),
-                each.tool.WhichOneof("backend") or ("builtin" if each.builtin else "-"),
-                f"off: {each.disabled_reason}" if each.disabled_reason else "ready",
-                one_line(printable(each.tool.description), 4096),
-            )
-            for each in tools
-        ]
-        show(session.console(), columns, rows, empty="no tools")
-    return 0
-
-
-async def call_tool(name: str, text: str, *, as_json: bool) -> int:
-    async with session.tools() as client:
-        result = await client.execute_tool(name, _json_object(text))
-    succeeded = result.status == tools_pb2.TOOL_STATUS_SUCCEEDED
-    if as_json:
-        typer.echo(jsonl.line(result))
-    elif succeeded:
-        typer.echo(printable(text_of(list(result.content))))
-        took = milliseconds(result.execution_time.ToNanoseconds() / 1e6)
-        typer.secho(f"{name} took {took}", dim=True, err=True)
-    else:
-        message = printable(result.error.message or text_of(list(result.content)) or "failed")
-        typer.echo(f"error: {name}: {message} ({result.error.reason})", err=True)
-    return 0 if succeeded else session.FAILED
-
-
 # ---- The profile ----
 
 
@@ -251,7 +206,7 @@ async def get_profile(*, as_json: bool) -> int:
 
 
 async def put_profile(text: str, *, as_json: bool) -> int:
-    data = _json_object(sys.stdin.read() if text == "-" else text)
+    data = session.json_object(sys.stdin.read() if text == "-" else text)
     async with session.memory() as client:
         profile = await client.put_user_profile(data)
     _profile(profile, as_json=as_json)
@@ -294,13 +249,3 @@ def _deleted(what: str, deleted: bool) -> int:
 
 def _state(state: int) -> str:
     return enum_name(orchestrator_pb2.RunState, state, "")
-
-
-def _json_object(text: str) -> bytes:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        session.fail(f"that is not JSON: {error}", session.USAGE)
-    if not isinstance(value, dict):
-        session.fail("that is not a JSON object", session.USAGE)
-    return text.encode("utf-8")

@@ -4,6 +4,10 @@ An agent applied here is in force here at once, and on every other orchestrator 
 """
 
 import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
+
+import structlog
 
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.kit import errors
@@ -14,10 +18,17 @@ from peregrine.orchestrator.store import Store
 _BELIEVED_SECONDS = 1.0
 _KEPT = 4096
 
+Connect: TypeAlias = Callable[[str, Sequence[str]], Awaitable[object]]
+
+log = structlog.get_logger(__name__)
+
 
 class Agents:
-    def __init__(self, store: Store, metrics: Metrics) -> None:
+    """`connect`: has the backends of the named tools of a tenant connected to."""
+
+    def __init__(self, store: Store, metrics: Metrics, *, connect: Connect) -> None:
         self._store = store
+        self._connect = connect
         self._metrics = metrics
         self._known: dict[tuple[str, str], tuple[float, pb.Agent]] = {}
 
@@ -42,6 +53,12 @@ class Agents:
         plan.check(agent)
         stored = await self._store.apply_agent(tenant, agent, expected_version)
         self._keep(tenant, stored)
+        if not plan.resolve(stored.name, stored.spec, pb.RunInput()).lazy_tools:
+            try:
+                await self._connect(tenant, stored.spec.tools)
+            except errors.PeregrineError as error:
+                # They will be at the first run.
+                log.warning("tools_not_connected", agent=stored.name, reason=error.reason)
         return stored
 
     async def delete(self, tenant: str, name: str) -> bool:

@@ -46,7 +46,9 @@ class Foresight:
         if not facts.new_conversation:
             return None
         profile = self._profiles.get(facts.identity)
-        offered = self._upstream.known(facts.identity.tenant, plan.tools)
+        offered = self._upstream.known(
+            facts.identity.tenant, plan.tools, connect=not plan.lazy_tools
+        )
         if profile is None or offered is None:
             return None
         expected = memory.BeginTurnResponse(profile=profile)

@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from prometheus_client import CollectorRegistry
 
@@ -140,7 +141,8 @@ async def build(
         stack.push_async_callback(event_log.close)
         metrics = Metrics(registry, tools_pool=settings.tools_pool)
         store = Store(database)
-        agents = Agents(store, metrics)
+        neighbours = Upstream(**pools)
+        agents = Agents(store, metrics, connect=partial(neighbours.offered, connect=True))
         entry = await stack.enter_async_context(
             access(
                 settings,
@@ -153,7 +155,7 @@ async def build(
             store=store,
             event_log=event_log,
             agents=agents,
-            upstream=Upstream(**pools),
+            upstream=neighbours,
             metrics=metrics,
             prove=entry.of_run,
             max_live=settings.max_live_runs,

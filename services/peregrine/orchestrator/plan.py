@@ -40,6 +40,7 @@ class Plan:
     eager_tools: bool
     streaming: bool
     trimming: bool
+    lazy_tools: bool
 
 
 def check(agent: pb.Agent) -> None:
@@ -128,4 +129,5 @@ def resolve(agent: str, spec: pb.AgentSpec, run: pb.RunInput) -> Plan:
         eager_tools=on("eager_tools"),
         streaming=on("streaming"),
         trimming=on("trimming"),
+        lazy_tools=on("lazy_tools"),
     )

@@ -129,7 +129,9 @@ class Turn:
     async def _prepare(self, loaded: memory.BeginTurnResponse) -> None:
         begun = time.monotonic()
         identity = self._facts.identity
-        self._offered = await self._upstream.offered(identity.tenant, self._plan.tools)
+        self._offered = await self._upstream.offered(
+            identity.tenant, self._plan.tools, connect=not self._plan.lazy_tools
+        )
         self._definitions = prompt.definitions(self._plan.tools, self._offered.values())
         self._system = prompt.system(self._plan, loaded)
         self._span(pb.SPAN_KIND_PROMPT_BUILD, "tools", 0, begun)

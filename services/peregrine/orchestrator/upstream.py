@@ -48,7 +48,7 @@ class Upstream:
         self._memory = memory_rpc.MemoryServiceStub(memory_pool)
         self._llm = llm_rpc.LlmServiceStub(llm_pool)
         self._tools = tools_rpc.ToolServiceStub(tools_pool)
-        self._catalog: dict[tuple[str, tuple[str, ...]], _Offered] = {}
+        self._catalog: dict[tuple[str, bool, tuple[str, ...]], _Offered] = {}
 
     async def begin_turn(self, request: memory.BeginTurnRequest) -> memory.BeginTurnResponse:
         try:
@@ -65,29 +65,33 @@ class Upstream:
         except grpc.aio.AioRpcError as error:
             raise _typed(error, "MEMORY_UNAVAILABLE", "memory") from error
 
-    def known(self, tenant: str, names: Sequence[str]) -> Mapping[str, tools.RegisteredTool] | None:
+    def known(
+        self, tenant: str, names: Sequence[str], *, connect: bool = False
+    ) -> Mapping[str, tools.RegisteredTool] | None:
         """What `offered` would return without asking anybody; None when it would have to."""
         if not names:
             return {}
-        known = self._catalog.get((tenant, tuple(names)))
+        known = self._catalog.get((tenant, connect, tuple(names)))
         return known.tools if known is not None and time.monotonic() < known.until else None
 
     async def offered(
-        self, tenant: str, names: Sequence[str]
+        self, tenant: str, names: Sequence[str], *, connect: bool = False
     ) -> Mapping[str, tools.RegisteredTool]:
         """The registered ones of the named tools; believed for two seconds.
 
-        With the tools service away, what was known last is used.
+        With the tools service away, what was known last is used. `connect`: their backends are to
+        be connected to before they are called.
         """
-        fresh = self.known(tenant, names)
+        fresh = self.known(tenant, names, connect=connect)
         if fresh is not None:
             return fresh
-        key = (tenant, tuple(names))
+        key = (tenant, connect, tuple(names))
         known = self._catalog.get(key)
         now = time.monotonic()
         try:
             response = await self._tools.ListTools(
-                tools.ListToolsRequest(names=names, page_size=200), timeout=MEMORY_SECONDS
+                tools.ListToolsRequest(names=names, page_size=200, connect=connect),
+                timeout=MEMORY_SECONDS,
             )
         except grpc.aio.AioRpcError as error:
             if known is not None and error.code() is grpc.StatusCode.UNAVAILABLE:

@@ -7,7 +7,7 @@ force while PostgreSQL is away. The worker that a change is made at follows at o
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -40,6 +40,16 @@ INSERT INTO tools.listings (tenant, name, backend, listing) VALUES ($1, $2, $3, 
 ON CONFLICT (tenant, name, backend) DO UPDATE SET
     listing = EXCLUDED.listing, change = EXCLUDED.change, update_time = now()
 """
+WANTED = (
+    "SELECT tenant, name, until, change FROM tools.wanted "
+    "WHERE change > $1 ORDER BY change LIMIT $2"
+)
+_WANT = """
+INSERT INTO tools.wanted (tenant, name, until)
+SELECT $1, name, now() + interval '7 days' FROM unnest($2::text[]) AS name
+ON CONFLICT (tenant, name) DO UPDATE SET until = EXCLUDED.until, change = EXCLUDED.change
+"""
+_UNWANT = "DELETE FROM tools.wanted WHERE tenant = $1 AND until < now()"
 CHANGES = (
     "SELECT tenant, name, version, tool, deleted, change, create_time, update_time "
     "FROM tools.registry WHERE change > $1 ORDER BY change LIMIT $2"
@@ -73,7 +83,8 @@ class Change:
 
 
 class AppliedTools:
-    """The rows, and the place in their changes up to which `on_change` and `on_listing` were told.
+    """The rows, and the place in their changes up to which `on_change` (what is applied),
+    `on_listing` (what MCP servers offer) and `on_wanted` (those to connect to) were told.
 
     Methods raise what `Database.transaction` raises, and AlreadyExists REQUEST_ID_REUSED.
     """
@@ -84,14 +95,17 @@ class AppliedTools:
         database: Database,
         on_change: Callable[[Change], None],
         on_listing: Callable[[str, str, bytes, bytes], None],
+        on_wanted: Callable[[str, str, datetime], None],
         failures: Counter,
     ) -> None:
         self._database = database
         self._requests = Requests("tools")
         self._on_change = on_change
         self._on_listing = on_listing
+        self._on_wanted = on_wanted
         self._seen = 0
         self._listings_seen = 0
+        self._wanted_seen = 0
         self._following = asyncio.Lock()
         self._failures = failures
 
@@ -163,6 +177,14 @@ class AppliedTools:
                 await conn.execute("tools_list", _LIST, tenant, name, backend, listing)
         await self.follow_once()
 
+    async def want(self, tenant: str, names: Iterable[str]) -> None:
+        """Has every worker connect to these servers by itself, for the next seven days."""
+        async with self._database.transaction(tenant) as conn:
+            await conn.execute("tools_lock", _LOCK)
+            await conn.execute("tools_unwant", _UNWANT, tenant)
+            await conn.execute("tools_want", _WANT, tenant, sorted(names))
+        await self.follow_once()
+
     async def _claim(
         self, conn: Connection, tenant: str, request_id: str, digest: bytes, outcome: int
     ) -> None:
@@ -171,24 +193,33 @@ class AppliedTools:
             await self._requests.claim(conn, tenant, request_id, digest, outcome)
 
     async def follow_once(self) -> None:
-        """Tells `on_change` all that has changed since the last time."""
+        """Tells all that has changed since the last time."""
         async with self._following:
-            rows = None
-            while rows is None or len(rows) == _ROWS_AT_ONCE:
-                async with self._database.transaction(ALL_TENANTS) as conn:
-                    rows = await conn.fetch("tools_changes", CHANGES, self._seen, _ROWS_AT_ONCE)
-                for row in rows:
-                    self._on_change(_change(row))
-                    self._seen = row["change"]
-            rows = None
-            while rows is None or len(rows) == _LISTINGS_AT_ONCE:
-                async with self._database.transaction(ALL_TENANTS) as conn:
-                    rows = await conn.fetch(
-                        "tools_listings", LISTINGS, self._listings_seen, _LISTINGS_AT_ONCE
-                    )
-                for row in rows:
-                    self._on_listing(row["tenant"], row["name"], row["backend"], row["listing"])
-                    self._listings_seen = row["change"]
+            while await self._follow_further():
+                pass
+
+    async def _follow_further(self) -> bool:
+        """Whether there may be more."""
+        async with self._database.transaction(ALL_TENANTS) as conn:
+            changes = await conn.fetch("tools_changes", CHANGES, self._seen, _ROWS_AT_ONCE)
+            listings = await conn.fetch(
+                "tools_listings", LISTINGS, self._listings_seen, _LISTINGS_AT_ONCE
+            )
+            wanted = await conn.fetch("tools_wanted", WANTED, self._wanted_seen, _ROWS_AT_ONCE)
+        for row in changes:
+            self._on_change(_change(row))
+            self._seen = row["change"]
+        for row in listings:
+            self._on_listing(row["tenant"], row["name"], row["backend"], row["listing"])
+            self._listings_seen = row["change"]
+        for row in wanted:
+            self._on_wanted(row["tenant"], row["name"], row["until"])
+            self._wanted_seen = row["change"]
+        return (
+            len(changes) == _ROWS_AT_ONCE
+            or len(listings) == _LISTINGS_AT_ONCE
+            or len(wanted) == _ROWS_AT_ONCE
+        )
 
     async def follow(self) -> None:
         """Until cancelled."""

@@ -15,6 +15,8 @@ from jsonschema.exceptions import SchemaError, ValidationError, best_match, rele
 from referencing.exceptions import Unresolvable
 
 MAX_BYTES = 1024 * 1024
+# What is deeper overflows one parser or another on the way, each of which has a limit of its own.
+MAX_DEPTH = 128
 
 _MAX_PROBLEMS = 3
 _MAX_PROBLEM_CHARACTERS = 300
@@ -48,6 +50,9 @@ class Check:
         if len(utf8) > MAX_BYTES:
             raise ArgumentsInvalid(f"The arguments are longer than {MAX_BYTES} bytes.")
         arguments = _parsed(utf8) if utf8 else {}
+        # Few brackets cannot be deep, and most arguments have few.
+        if utf8.count(b"[") + utf8.count(b"{") > MAX_DEPTH and _depth(arguments) > MAX_DEPTH:
+            raise ArgumentsInvalid(f"The arguments are nested too deeply, over {MAX_DEPTH} levels.")
         if not isinstance(arguments, dict):
             raise ArgumentsInvalid("The arguments are not a JSON object.")
         try:
@@ -72,6 +77,21 @@ def _parsed(utf8: bytes) -> Any:
         ) from None
     except ValueError:  # bytes that are no UTF-8, an integer of thousands of digits, NaN
         raise ArgumentsInvalid("The arguments are not JSON.") from None
+
+
+def _depth(value: Any) -> int:
+    """How many objects and lists are in each other."""
+    depth, level = 0, [value]
+    while level:
+        inner: list[Any] = []
+        for each in level:
+            if isinstance(each, dict):
+                inner.extend(each.values())
+            elif isinstance(each, list):
+                inner.extend(each)
+        depth += any(isinstance(each, dict | list) for each in level)
+        level = inner
+    return depth
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -178,6 +178,7 @@ async def build(
             database=database,
             on_change=reach.follow,
             on_listing=reach.servers.learned,
+            on_wanted=reach.servers.wanted,
             failures=failures.of("applied_tools"),
         )
         reach.serve(tools, applied.keep_listing)
@@ -203,7 +204,7 @@ async def build(
                             admission=admission,
                             applied=applied,
                             check_tool=reach.check,
-                            need=reach.servers.need,
+                            servers=reach.servers,
                         ),
                         SERVICE,
                     )

@@ -13,6 +13,7 @@ This module takes a second to import: import it when it is needed, in a thread.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -29,8 +30,11 @@ from mcp.shared.message import SessionMessage
 from mcp.types import (
     CONNECTION_CLOSED,
     INVALID_REQUEST,
+    PARSE_ERROR,
     CallToolResult,
     EmbeddedResource,
+    ErrorData,
+    JSONRPCError,
     ResourceLink,
     TextContent,
     TextResourceContents,
@@ -48,7 +52,13 @@ MAX_TOOLS = 512
 
 _CLOSE_SECONDS = 8.0
 _LISTEN_AGAIN_SECONDS = 5.0
+_MAX_WORDS = 4_000
 _LOST = (anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.EndOfStream)
+
+# How an answer begins or ends, whatever is in it; most programs write one or the other.
+_NAMED = rb'"jsonrpc"\s*:\s*"2\.0"\s*,\s*"id"\s*:\s*(\d{1,18})\s*'
+_BEGINS, _ENDS = re.compile(rb"\s*\{\s*" + _NAMED + b","), re.compile(_NAMED + rb"\}\s*\Z")
+_END_BYTES = 100
 
 Transport = AbstractAsyncContextManager[Any]
 
@@ -124,7 +134,12 @@ def _message(line: bytes) -> SessionMessage | Exception:
     try:
         return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
     except ValueError as error:
-        return error  # the session says what it thinks of it
+        # Programs write all kinds of things; only an answer has somebody who waits for it.
+        answered = _BEGINS.match(line) or _ENDS.search(line[-_END_BYTES:])
+        if answered is None:
+            return error
+        wrong = ErrorData(code=PARSE_ERROR, message="it cannot be read")
+        return SessionMessage(JSONRPCError(jsonrpc="2.0", id=int(answered[1]), error=wrong))
 
 
 def http(
@@ -168,7 +183,7 @@ class Session:
                 reason="MCP_UNREACHABLE",
             ) from None
         except asyncio.CancelledError:
-            self._over.set()
+            await self.close()
             raise
 
     async def list_tools(self, timeout: float) -> Listing:
@@ -203,6 +218,8 @@ class Session:
         self.alive = False
         self._over.set()
         if self._task is not None:
+            if not self._ready.done():
+                self._task.cancel()  # still opening, it would not see that it is over
             _, late = await asyncio.wait((self._task,), timeout=_CLOSE_SECONDS)
             for task in late:
                 task.cancel()
@@ -220,19 +237,27 @@ class Session:
                 raise SessionGone(
                     f"The server {self._server} forgot the session.", reason="MCP_SESSION_LOST"
                 ) from None
-            raise ToolFailure(f"The server says: {error.message}", reason="MCP_ERROR") from None
+            if error.code == PARSE_ERROR:
+                raise self._unreadable() from None
+            raise ToolFailure(
+                f"The server says: {error.message[:_MAX_WORDS]}", reason="MCP_ERROR"
+            ) from None
         except TimeoutError:
             raise SessionLost(
                 f"The server {self._server} did not answer within {timeout:.3g} s.",
                 reason="MCP_TIMEOUT",
             ) from None
         except ValidationError:
-            raise ToolFailure(
-                f"The server {self._server} answered something that is not MCP.",
-                reason="MCP_ERROR",
-            ) from None
+            raise self._unreadable() from None
         except _LOST:
             raise self._lost() from None
+
+    def _unreadable(self) -> ToolFailure:
+        return ToolFailure(
+            f"The server {self._server} answered something that cannot be read: no MCP, or nested "
+            "too deeply.",
+            reason="MCP_ERROR",
+        )
 
     def _lost(self) -> SessionLost:
         self.alive = False

@@ -89,8 +89,8 @@ def disabled(pin: Pinned) -> str:
     if pin.changed is None:
         return ""
     return (
-        "its server says something else of it than what was approved; to approve that, apply it "
-        f"with {pin.changed.digest} in mcp.approved_digests"
+        "its server says something else of it than what was approved; `peregrine tools approve` "
+        f"shows what and approves it, as does {pin.changed.digest} in mcp.approvedDigests"
     )
 
 

@@ -14,6 +14,7 @@ import importlib
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from types import ModuleType
 from typing import Any
 
@@ -44,6 +45,7 @@ _MAX_BACKGROUND = 256
 _PATIENCE_SECONDS = 1.0
 _MARGIN_SECONDS = 0.5
 _BACK_OFF = 5
+_WANTED_AGAIN = timedelta(days=6)
 _LONGEST_PAUSE_SECONDS = 30.0
 
 Keep = Callable[[str, str, bytes, Callable[[bytes], bytes]], Coroutine[Any, Any, None]]
@@ -112,6 +114,15 @@ class Server:
             tool, dict(arguments), max(context.remaining() - 0.05, 0.0), scope is Scope.TENANT
         )
         return output
+
+    @property
+    def connected(self) -> bool:
+        return self._session is not None and bool(self._session.alive)
+
+    def connect(self) -> None:
+        """Opens a session in the background, if there is none and none is being opened."""
+        if not self.connected and self._trying_since is None and self.may_answer(0.0):
+            self.refresh()
 
     def refresh_if_old(self) -> None:
         if time.monotonic() >= self._old_at:
@@ -233,6 +244,28 @@ class Servers:
         self._servers: dict[tuple[str, str], Server] = {}
         self._pins: dict[tuple[str, str, bytes], dict[str, Pinned]] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        # Until when they are connected to before they are needed; whether or not they are here.
+        self._wanted: dict[tuple[str, str], datetime] = {}
+
+    def wanted(self, tenant: str, name: str, until: datetime) -> None:
+        """Somebody uses a server so much that its first call should not wait."""
+        self._wanted[tenant, name] = until
+        server = self._servers.get((tenant, name))
+        if server is not None and until > datetime.now(UTC):
+            server.connect()
+
+    def connect(self, tenant: str, names: Iterable[str]) -> list[str]:
+        """Connects to the servers of the named tools, in the background. Returns those that are not
+        `wanted` yet, or not for long any more."""
+        wanted = list(names)
+        soon = datetime.now(UTC) + _WANTED_AGAIN
+        found = []
+        for (whose, prefix), server in self._servers.items():
+            if whose == tenant and any(_belongs(name, prefix) for name in wanted):
+                server.connect()
+                if self._wanted.get((whose, prefix), soon) <= soon:
+                    found.append(prefix)
+        return found
 
     def put(self, server: Server) -> None:
         """Adds a server, or replaces one whose declaration changed."""
@@ -245,6 +278,9 @@ class Servers:
             for pin in server.pins.values()
         ):
             self._later(server.approve())
+        until = self._wanted.get(key)
+        if until is not None and until > datetime.now(UTC):
+            server.connect()
         self._changed(server)
 
     def drop(self, tenant: str, name: str) -> None:

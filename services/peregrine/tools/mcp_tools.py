@@ -104,6 +104,7 @@ def _tool(
     listing = tools_pb2.RegisteredTool()
     listing.CopyFrom(server.registered)
     said = listing.tool
+    listing.server = server.declared.name
     said.name, said.mcp.tool = name, tool
     effect = declared.EFFECTS.get(said.effect)
     assumed = False
@@ -115,6 +116,11 @@ def _tool(
             effect, assumed = pin.tool.effect, pin.tool.assumed
             said.idempotent = said.idempotent or bool(pin.tool.idempotent)
         listing.disabled_reason = mcp_listing.disabled(pin)
+        if pin.changed is not None:
+            listing.changed.digest = pin.changed.digest
+            listing.changed.description = mcp_listing.described(pin.changed)
+            listing.changed.input_schema.utf8 = mcp_listing.schema(pin.changed)
+            listing.changed.effect = _EFFECTS[pin.changed.effect]
         if pin.gone:
             listing.disabled_reason = "its server does not offer it any more"
     elif server.problem:

@@ -54,6 +54,11 @@ class Registered:
         """Why it cannot be called, empty when it can."""
         return "" if self.listing is None else self.listing.disabled_reason
 
+    @property
+    def to_be_asked(self) -> bool:
+        """Whether it is off, and a server that it is of may say more of it."""
+        return self.listing is not None and bool(self.disabled and self.listing.server)
+
 
 class Registry:
     """Tools by name, those of everybody and those of each tenant."""

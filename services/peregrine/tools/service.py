@@ -3,14 +3,20 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import grpc.aio
+import structlog
 
 from peregrine.api.tools.v1 import tools_pb2, tools_pb2_grpc
 from peregrine.kit import context as call_context
-from peregrine.kit.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
+from peregrine.kit.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    PeregrineError,
+    ResourceExhausted,
+)
 from peregrine.tools import contract, declared
 from peregrine.tools.admission import Admission
 from peregrine.tools.applied import AppliedTools
@@ -30,11 +36,17 @@ _MAX_REQUEST_ID = 128
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+log = structlog.get_logger(__name__)
 
-class Need(Protocol):
-    def __call__(
+
+class Servers(Protocol):
+    """Servers of tools, as `mcp_servers.Servers` are."""
+
+    async def need(
         self, tenant: str, names: Iterable[str], *, to_call: bool = False
-    ) -> Awaitable[list[str]]: ...
+    ) -> list[str]: ...
+
+    def connect(self, tenant: str, names: Iterable[str]) -> list[str]: ...
 
 
 class ToolService(tools_pb2_grpc.ToolServiceServicer):
@@ -46,16 +58,16 @@ class ToolService(tools_pb2_grpc.ToolServiceServicer):
         admission: Admission,
         applied: AppliedTools,
         check_tool: Callable[[tools_pb2.Tool, str], Violations],
-        need: Need,
+        servers: Servers,
     ) -> None:
-        """`check_tool`: what is wrong with a declaration of a tenant. `need`: finds out what the
-        named tools of a tenant are, as far as somebody else has to be asked for that."""
+        """`check_tool`: what is wrong with a declaration of a tenant. `servers`: those that have to
+        be asked what their tools are."""
         self._registry = registry
         self._executor = executor
         self._admission = admission
         self._applied = applied
         self._check_tool = check_tool
-        self._need = need
+        self._servers = servers
 
     async def ExecuteTool(
         self, request: tools_pb2.ExecuteToolRequest, context: Context
@@ -101,7 +113,9 @@ class ToolService(tools_pb2_grpc.ToolServiceServicer):
         size = request.page_size or (MAX_NAMES if request.names else DEFAULT_PAGE)
         tenant = call_context.identity().tenant
         after = _read_page_token(request.page_token)
-        names = await self._need(tenant, request.names)
+        names = await self._servers.need(tenant, request.names)
+        if request.connect:
+            await self._connect(tenant, request.names)
         tools = self._registry.select(tenant=tenant, after=after, limit=size + 1, only=names)
         more = len(tools) > size
         return tools_pb2.ListToolsResponse(
@@ -173,9 +187,23 @@ class ToolService(tools_pb2_grpc.ToolServiceServicer):
             )
 
     async def _known(self, calls: Iterable[Call], tenant: str) -> None:
-        unknown = [call.tool for call in calls if self._registry.get(call.tool, tenant) is None]
+        unknown = [
+            call.tool
+            for call in calls
+            if (tool := self._registry.get(call.tool, tenant)) is None or tool.to_be_asked
+        ]
         if unknown:
-            await self._need(tenant, unknown, to_call=True)
+            await self._servers.need(tenant, unknown, to_call=True)
+
+    async def _connect(self, tenant: str, names: Iterable[str]) -> None:
+        new = self._servers.connect(tenant, names)
+        if not new:
+            return
+        try:
+            await self._applied.want(tenant, new)
+        except PeregrineError as error:
+            # Here they are connected to; the others will do it at the first call.
+            log.warning("not_connected_elsewhere", servers=new, reason=error.reason)
 
     async def _execute_into(
         self, finished: "asyncio.Queue[tools_pb2.ToolResult]", call: Call

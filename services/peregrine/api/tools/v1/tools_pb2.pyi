@@ -182,20 +182,36 @@ class PythonBackend(_message.Message):
     def __init__(self, function: _Optional[str] = ...) -> None: ...
 
 class RegisteredTool(_message.Message):
-    __slots__ = ("tool", "version", "builtin", "disabled_reason", "create_time", "update_time")
+    __slots__ = ("tool", "version", "builtin", "disabled_reason", "create_time", "update_time", "server", "changed")
     TOOL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     BUILTIN_FIELD_NUMBER: _ClassVar[int]
     DISABLED_REASON_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    SERVER_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
     tool: Tool
     version: int
     builtin: bool
     disabled_reason: str
     create_time: _timestamp_pb2.Timestamp
     update_time: _timestamp_pb2.Timestamp
-    def __init__(self, tool: _Optional[_Union[Tool, _Mapping]] = ..., version: _Optional[int] = ..., builtin: _Optional[bool] = ..., disabled_reason: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    server: str
+    changed: ChangedTool
+    def __init__(self, tool: _Optional[_Union[Tool, _Mapping]] = ..., version: _Optional[int] = ..., builtin: _Optional[bool] = ..., disabled_reason: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., server: _Optional[str] = ..., changed: _Optional[_Union[ChangedTool, _Mapping]] = ...) -> None: ...
+
+class ChangedTool(_message.Message):
+    __slots__ = ("digest", "description", "input_schema", "effect")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    INPUT_SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    EFFECT_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    description: str
+    input_schema: _common_pb2.Json
+    effect: _common_pb2.Effect
+    def __init__(self, digest: _Optional[str] = ..., description: _Optional[str] = ..., input_schema: _Optional[_Union[_common_pb2.Json, _Mapping]] = ..., effect: _Optional[_Union[_common_pb2.Effect, str]] = ...) -> None: ...
 
 class ToolCall(_message.Message):
     __slots__ = ("call_id", "tool", "arguments", "priority", "timeout", "idempotency_key", "agent_id")
@@ -268,14 +284,16 @@ class ExecuteToolsResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[ToolResult, _Mapping]]] = ...) -> None: ...
 
 class ListToolsRequest(_message.Message):
-    __slots__ = ("page_size", "page_token", "names")
+    __slots__ = ("page_size", "page_token", "names", "connect")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     NAMES_FIELD_NUMBER: _ClassVar[int]
+    CONNECT_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
     names: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., names: _Optional[_Iterable[str]] = ...) -> None: ...
+    connect: bool
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., names: _Optional[_Iterable[str]] = ..., connect: _Optional[bool] = ...) -> None: ...
 
 class ListToolsResponse(_message.Message):
     __slots__ = ("tools", "next_page_token")
