@@ -73,6 +73,18 @@ def test_at_the_ends_of_the_scales_it_goes_to_the_ends_of_the_grid(
     assert Tuning(ttl_=40.0, **given).ticks(20, **world)[-1].ttl == end
 
 
+@pytest.mark.parametrize("start", [5.0, 40.0, 640.0, 20480.0])
+def test_when_staleness_costs_nothing_the_longest_is_reached_from_anywhere(start: float) -> None:
+    tuning = Tuning(ttl_=start, stale_cost=0.0, stale_share=1.0)
+    assert tuning.ticks(16)[-1].ttl == 20480.0
+
+
+@pytest.mark.parametrize("start", [5.0, 40.0, 640.0, 20480.0])
+def test_when_values_always_change_the_shortest_is_reached_from_anywhere(start: float) -> None:
+    tuning = Tuning(ttl_=start)
+    assert tuning.ticks(16, change_every=0.1, compared_at=5.0)[-1].ttl == 5.0
+
+
 def test_values_that_never_change_live_longer_the_longer_that_is_seen() -> None:
     tuning = Tuning(ttl_=20.0)
     tuning.ticks(60, change_every=1e12)
