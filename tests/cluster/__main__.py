@@ -153,7 +153,7 @@ def press(arguments: argparse.Namespace, crowd: callers.Callers, newer: Path, st
             step("the operator is killed", pools.kill_the_operator)
             step("pools that cannot be scaled", pools.say_what_is_wrong)
             step("a time to live moves", pools.tuned)
-            step("twelve times the load", lambda: pools.burst(crowd))
+            step("twelve times the load", lambda: pools.burst(crowd, arguments.burst))
             step("no Prometheus", pools.live_without_prometheus)
             step("somebody scales by hand", lambda: pools.obey_somebody(crowd))
             step("a pool shrinks", lambda: pools.shrink(crowd))
@@ -177,6 +177,13 @@ def main() -> int:
         help="what to do, separated by commas: all of %(default)s",
     )
     parser.add_argument("--scale-ins", type=int, default=100, help="how many; %(default)s")
+    parser.add_argument(
+        "--burst",
+        type=float,
+        default=60.0,
+        help="tool calls a second through the edge, for a minute; %(default)s. The whole cluster "
+        "has to bear them; two cores that do other work bear 15",
+    )
     parser.add_argument("--many", type=int, default=500, help="how many; %(default)s")
     parser.add_argument(
         "--upgrade-to", default="", help="another image for the upgrade; else the same, anew"

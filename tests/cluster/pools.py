@@ -142,18 +142,18 @@ def kill_the_operator() -> str:
     )
 
 
-def burst(crowd: Callers) -> str:
-    """From 5 to 60 tool calls a second through the edge, on one worker: every run gets its places.
+def burst(crowd: Callers, rate: float) -> str:
+    """Twelve times the tool calls, to `rate` a second, on one worker: every run gets its places.
 
     A run asks for three calls. What a worker refuses meanwhile is asked for again by the
     orchestrator as long as the run has time, so a call that failed is a run that failed.
     """
     _one()
     crowd.forget()
-    crowd.rates(runs=5 / 3, calls=0, reads=1.0)
+    crowd.rates(runs=rate / 36, calls=0, reads=1.0)
     time.sleep(20)  # the load of before
     let_go()
-    crowd.rates(runs=20)
+    crowd.rates(runs=rate / 3)
     began = time.monotonic()
     seen: list[tuple[float, int]] = []
 
@@ -170,8 +170,9 @@ def burst(crowd: Callers) -> str:
     crowd.quiet()
     slowest = crowd.counts()["slowest"].get("runs")
     return (
-        f"1 to {most} workers, the first write after {first:.0f} s, the slowest run {slowest} s; "
-        f"{crowd.finished(at_least=300)}"
+        f"{rate / 12:g} to {rate:g} calls a second: 1 to {most} workers, "
+        f"the first write after {first:.0f} s, the slowest run {slowest} s; "
+        f"{crowd.finished(at_least=int(rate * 10))}"
     )
 
 
