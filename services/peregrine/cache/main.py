@@ -32,7 +32,7 @@ from peregrine.cache.tier import Guard
 from peregrine.cache.tiers import Tiers
 from peregrine.cache.warming import Warming
 from peregrine.client import ToolsClient
-from peregrine.kit import redis, serve, telemetry
+from peregrine.kit import identity, redis, serve, telemetry
 from peregrine.kit.background import Failures
 from peregrine.kit.breaker import Breaker
 from peregrine.kit.errors import StartRefused
@@ -193,6 +193,7 @@ async def build(
             loaders=loaders,
             frequencies=frequencies,
             failures=failures.of("warming"),
+            signer=identity.Signer(identity.keys_of(settings)) if settings.auth_required else None,
         )
         service = CacheService(
             tiers=tiers,
