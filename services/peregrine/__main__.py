@@ -4,8 +4,8 @@ A service name alone runs that service in this process (all its settings are PER
 so it takes no arguments). Everything else is a command of the CLI. Each is imported when it is
 asked for, so that starting one does not pay for the others.
 
-`tools` is both a service and a group of commands: `python -m peregrine tools` serves, `peregrine
-tools` is the CLI.
+`tools` and `cache` are services and groups of commands: `python -m peregrine tools` serves,
+`peregrine tools` is the CLI.
 """
 
 import importlib
@@ -25,7 +25,7 @@ SERVICES = {
     "migrate": "peregrine.local.migrate",
     "local": "peregrine.local.main",
 }
-_ALSO_COMMANDS = frozenset({"tools"})
+_ALSO_COMMANDS = frozenset({"cache", "tools"})
 
 
 def serve(service: str) -> int:

@@ -151,9 +151,9 @@ TOOL = Kind(
             "needs exactly one of builtin, http, mcp and python",
         ),
         (
-            "!(has(self.http) || has(self.python)) || (has(self.description) && "
+            "!has(self.http) || (has(self.description) && "
             "has(self.effect) && has(self.inputSchema))",
-            "a tool of http or python needs description, effect and inputSchema",
+            "a tool of http needs description, effect and inputSchema",
         ),
         (
             "has(self.name) == has(oldSelf.name) && (!has(self.name) || self.name == oldSelf.name)",

@@ -130,7 +130,9 @@ class _Services:
             applied = await self._tools.apply_tool(tool)
         except Unimplemented:
             return Outcome(SKIPPED, "the tool service here does not take tools yet")
-        return compared(known[0].version if known else None, applied.version)
+        # One that comes with the worker was not applied yet.
+        before = [each.version for each in known if each.HasField("create_time")]
+        return compared(before[0] if before else None, applied.version)
 
     async def _policy(self, policy: cache_pb2.Policy) -> Outcome:
         try:

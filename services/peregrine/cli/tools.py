@@ -37,7 +37,7 @@ async def list_all(*, as_json: bool, limit: int) -> int:
     rows = [
         (
             each.tool.name,
-            _effect(each.tool.effect),
+            _effect(each.tool.effect) if each.tool.effect else "-",
             each.tool.WhichOneof("backend") or ("builtin" if each.builtin else "-"),
             _state(each),
             one_line(printable(each.tool.description), 4096),
@@ -144,6 +144,10 @@ async def approve(name: str, *, yes: bool) -> int:
     """Shows what an MCP server says now of a tool, or of all its tools, and approves that."""
     async with session.tools() as client:
         asked = await _found(client, name)
+        if not asked.tool.HasField("mcp"):
+            session.fail(
+                f"the tool {name!r} is of no MCP server; nothing to approve", session.USAGE
+            )
         server = asked.server or asked.tool.name
         changed = [
             each
@@ -228,7 +232,7 @@ def _took(result: tools_pb2.ToolResult) -> str:
         return took
     tier = enum_name(tools_pb2.CacheTier, result.cache_tier, "CACHE_TIER_").lower()
     age = result.age.ToMilliseconds() / 1e3
-    return f"{took} {age:,.0f} s ago, kept in {tier}"
+    return f"{took}, {age:,.0f} s ago (kept: {tier})"
 
 
 def _time(duration: Duration) -> str:

@@ -212,8 +212,8 @@ def _tool(reading: Reading, name: str, spec: object) -> tools_pb2.Tool:
     backend = tool.WhichOneof("backend")
     if isinstance(spec, Mapping) and not spec.keys() & {"builtin", "http", "mcp", "python"}:
         reading.problem("spec", "needs one of builtin, http, mcp and python")
-    # What is built in, and what an MCP server offers, describes itself.
-    if backend in ("http", "python"):
+    # What is built in or written in Python, and what an MCP server offers, describes itself.
+    if backend == "http":
         reading.require(spec, "spec", "description", "effect", "inputSchema")
     if backend == "mcp" and bool(tool.mcp.url) == bool(tool.mcp.command):
         reading.problem("spec.mcp", "needs exactly one of url and command")

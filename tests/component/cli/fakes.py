@@ -116,6 +116,7 @@ class FakeTools(tools_pb2_grpc.ToolServiceServicer):
         if known is None or known.tool != request.tool:
             version = known.version + 1 if known else 1
             known = tools_pb2.RegisteredTool(tool=request.tool, version=version)
+            known.create_time.GetCurrentTime()
             self.tools[request.tool.name] = known
         return tools_pb2.ApplyToolResponse(tool=known)
 
