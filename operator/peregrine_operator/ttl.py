@@ -34,7 +34,7 @@ _OLDEST = 90.0
 # Ghost requests and comparisons below which chance decides.
 _ENOUGH_REQUESTS = 50.0
 _ENOUGH_COMPARED = 5.0
-_WORTH = 0.95
+_WORTH = 0.97
 _AGREE = 2
 _EMERGENCY = 2.0
 # How long a lengthening is watched, and how long none follows one that was taken back.
