@@ -72,8 +72,9 @@ image: ## Build the container image (IMAGE=peregrine:dev, BUILD_ARGS=…; needs 
 	  $(if $($(name)),--build-arg $(name))) $(BUILD_ARGS) --tag $(IMAGE) .
 
 .PHONY: test-cluster
-test-cluster: $(VENV)/.development ## Install into the cluster of KUBECONFIG, use it, remove it (KEEP=1, REUSE=1)
-	@$(BIN)/python -m tests.cluster --image $(IMAGE) $(if $(KEEP),--keep) $(if $(REUSE),--reuse)
+test-cluster: $(VENV)/.development ## Install into the cluster of KUBECONFIG, use it, remove it (KEEP=1, REUSE=1, PARTS=, BURST=)
+	@$(BIN)/python -m tests.cluster --image $(IMAGE) $(if $(KEEP),--keep) $(if $(REUSE),--reuse) \
+	  $(if $(PARTS),--parts $(PARTS)) $(if $(BURST),--burst $(BURST))
 
 PIN := -m piptools compile --quiet --no-header --generate-hashes --allow-unsafe --strip-extras \
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host

@@ -180,9 +180,9 @@ def main() -> int:
     parser.add_argument(
         "--burst",
         type=float,
-        default=60.0,
-        help="tool calls a second through the edge, for a minute; %(default)s. The whole cluster "
-        "has to bear them; two cores that do other work bear 15",
+        default=15.0,
+        help="tool calls a second through the edge, for a minute; %(default)s, which two cores that "
+        "do other work bear. The whole cluster has to",
     )
     parser.add_argument("--many", type=int, default=500, help="how many; %(default)s")
     parser.add_argument(

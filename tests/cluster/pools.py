@@ -212,7 +212,12 @@ def obey_somebody(crowd: Callers) -> str:
         raise Failed(str(problem)) from None
     if held < WINDOW - 15:
         raise Failed(f"held for {held:.0f} s only")
-    until(lambda: replicas() >= before, seconds=120, what="the pool grows again", interval=1)
+    until(
+        lambda: pool()["status"]["lastDecision"]["reason"] != "ExternalOverride",
+        seconds=60,
+        what="the pool is looked after again",
+        interval=1,
+    )
     return (
         f"{before} to {wanted} by hand, noticed after {noticed:.0f} s, held for "
         f"{noticed + held:.0f} s; {crowd.finished()}"
