@@ -181,8 +181,8 @@ def main() -> int:
         "--burst",
         type=float,
         default=15.0,
-        help="tool calls a second through the edge, for a minute; %(default)s, which two cores that "
-        "do other work bear. The whole cluster has to",
+        help="tool calls a second through the edge, for a minute; %(default)s, which two cores "
+        "that do other work bear. The whole cluster has to",
     )
     parser.add_argument("--many", type=int, default=500, help="how many; %(default)s")
     parser.add_argument(
