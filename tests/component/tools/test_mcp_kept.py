@@ -36,6 +36,7 @@ async def test_a_result_for_one_user_is_kept_for_him_and_for_nobody_else(
 ) -> None:
     worker = await bench.worker(tenant="acme")
     await apply(worker, declared(command(state)))
+    assert text(await ask(worker, "srv_briefly", {})) == "now"
     await until_stored(worker, "srv_briefly", {})
     assert (await ask(worker, "srv_briefly", {}, BOB)).cache_tier == NONE
 
