@@ -48,9 +48,16 @@ _LOST: tuple[type[Exception], ...] = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    # The server has said goodbye to a connection that lay idle, and its end is not seen yet.
+    asyncpg.InternalClientError,
     OSError,
 )
-_DRIVER: tuple[type[Exception], ...] = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+_DRIVER: tuple[type[Exception], ...] = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
 _UNCLEAN: tuple[type[Exception], ...] = (TimeoutError, *_DRIVER)
 _ROLLBACK_SECONDS = 2.0
 _CONNECT_SECONDS = 5.0

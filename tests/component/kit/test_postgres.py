@@ -1,6 +1,7 @@
 """Transactions against a real PostgreSQL: tenants, deadlines, cancellation, lost connections."""
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator
 
 import pytest
@@ -334,3 +335,23 @@ async def test_closing_waits_for_transactions_but_not_for_ever(postgres_dsn: str
         async with database.transaction("acme") as conn:
             await database.close(timeout=0.1)
             await conn.fetchval("one", "SELECT 1")
+
+
+async def test_a_connection_that_the_server_said_goodbye_to_is_a_lost_one(
+    postgres_dsn: str,
+) -> None:
+    """Between the server's last words and the end of the connection the driver knows neither."""
+    goodbye = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0"
+    async with await Database.connect(postgres_dsn, size=1) as database:
+
+        async def one() -> object:
+            async with database.transaction("acme") as conn:
+                return await conn.fetchval("one", "SELECT 1")
+
+        async with database.transaction("acme") as conn:
+            protocol = conn._raw._protocol
+        protocol.data_received(b"E" + struct.pack(">i", len(goodbye) + 4) + goodbye)
+        with pytest.raises(Unavailable) as lost:
+            await one()
+        assert lost.value.reason == "POSTGRES_UNAVAILABLE"
+        assert await one() == 1, "and nobody gets that connection again"
