@@ -266,11 +266,7 @@ class Database:
         async with self._connection(limit, timeout) as raw:
             await self._simple("begin", raw, opening)
             yield Connection(raw, self)
-            # A transaction that failed inside answers a COMMIT with ROLLBACK, silently.
-            if await self._simple("commit", raw, "COMMIT") != "COMMIT":
-                raise Internal(
-                    "a statement failed, so nothing was kept", reason="TRANSACTION_FAILED"
-                )
+            await self._commit(raw)
 
     async def call(
         self,
@@ -280,6 +276,7 @@ class Database:
         tenant: str | AllTenants,
         user: str | None = None,
         accept: Sequence[str] = (),
+        ready: Callable[[], Awaitable[None]] | None = None,
         timeout: float = 5.0,
     ) -> list[Record]:
         """A function of the database as a transaction of its own, in one round trip.
@@ -289,6 +286,8 @@ class Database:
             for row-level security, for this transaction, before it begins.
           tenant, user, timeout: as for `transaction`.
           accept: what its column `outcome` may say, where it has one, beside a number `head`.
+          ready: returns when it may be committed: something else was done while the function ran.
+            Costs two round trips more; what it raises is raised, and nothing is kept.
 
         Raises:
           Refused: another outcome; nothing was kept.
@@ -303,6 +302,8 @@ class Database:
         if accept:
             values = (*values, list(accept))
         async with self._connection(limit, timeout) as raw:
+            if ready is not None:
+                await self._simple("begin", raw, "BEGIN")
             started = time.perf_counter()
             try:
                 rows: list[Record] = await raw.fetch(sql, *values)
@@ -313,6 +314,9 @@ class Database:
                 _raise_if_lost(error, raw)
                 raise
             self.observe(name, time.perf_counter() - started)
+            if ready is not None:
+                await ready()
+                await self._commit(raw)
         return rows
 
     @asynccontextmanager
@@ -360,6 +364,11 @@ class Database:
             raise
         self.observe(name, time.perf_counter() - started)
         return tag
+
+    async def _commit(self, raw: Any) -> None:
+        # A transaction that failed inside answers a COMMIT with ROLLBACK, silently.
+        if await self._simple("commit", raw, "COMMIT") != "COMMIT":
+            raise Internal("a statement failed, so nothing was kept", reason="TRANSACTION_FAILED")
 
     def _abandon(self, raw: Any) -> asyncio.Task[None]:
         """Rolls back and returns the connection, in a task that `close` waits for."""

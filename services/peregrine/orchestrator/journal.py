@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
-from peregrine.kit.eventlog import Also, Writer
+from peregrine.kit.eventlog import Also, Ready, Writer
 
 
 class Journal:
@@ -27,13 +27,17 @@ class Journal:
         """
         return self.writer.append(self._serialized(**payload))
 
-    async def finish(self, outcome: pb.RunFinished, *, also: Also | None) -> int:
+    async def finish(
+        self, outcome: pb.RunFinished, *, also: Also | None, ready: Ready | None = None
+    ) -> int:
         """Appends the terminal event; it and everything before it are durable on return.
 
         Args:
           also: what is to be written in the same transaction.
+          ready: what is awaited before it is committed.
         """
-        return await self.writer.finish(self._serialized(run_finished=outcome), also=also)
+        event = self._serialized(run_finished=outcome)
+        return await self.writer.finish(event, also=also, ready=ready)
 
     async def durable(self) -> None:
         """Waits until everything so far is in PostgreSQL."""

@@ -6,6 +6,8 @@ the task was cancelled is said by flags, since a cancellation carries no reason.
 
 import asyncio
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 import structlog
 
@@ -13,11 +15,12 @@ from peregrine.api.memory.v1 import memory_pb2 as memory
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.kit import context, errors
 from peregrine.kit.channel import DEADLINE_MARGIN
-from peregrine.kit.eventlog import Fenced
+from peregrine.kit.eventlog import Fenced, Ready
 from peregrine.orchestrator.facts import Facts, at_work
 from peregrine.orchestrator.journal import Journal
 from peregrine.orchestrator.metrics import Metrics
 from peregrine.orchestrator.plan import Plan
+from peregrine.orchestrator.remembering import NotRemembered
 from peregrine.orchestrator.replay import Replay
 from peregrine.orchestrator.store import Store
 from peregrine.orchestrator.toolcalls import InDoubt
@@ -26,6 +29,8 @@ from peregrine.orchestrator.upstream import ModelCall, Upstream, to_proto
 from peregrine.orchestrator.waterfall import Recorder
 
 _HANDOVER_SECONDS = 5.0
+# Between the end of a run and its own bookkeeping.
+_AFTERWARDS_SECONDS = 0.001
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +67,7 @@ class LiveRun:
         self._recorder = recorder
         self._proof = proof
         self._remaining = max(remaining, 0.0)
+        self._until = asyncio.get_running_loop().time() + self._remaining
         self._store = store
         self._metrics = metrics
         self._turn = Turn(
@@ -112,7 +118,7 @@ class LiveRun:
         lease = asyncio.create_task(self._watch_lease())
         try:
             with self._metrics.at_work(self._plan.agent, self.journal):
-                await self._end(await self._outcome(loaded))
+                await self._go(loaded)
         except asyncio.CancelledError:
             if self._handing_over:
                 await self._release()
@@ -132,12 +138,27 @@ class LiveRun:
             writer.discard()
         finally:
             lease.cancel()
+            if self._turn.remembering is not None:
+                self._turn.remembering.close()
 
-    async def _outcome(self, loaded: memory.BeginTurnResponse | None) -> pb.RunFinished:
+    async def _go(self, loaded: memory.BeginTurnResponse | None) -> None:
+        outcome = await self._outcome(self._turn.run(loaded))
+        remembering = self._turn.remembering
+        if remembering is not None and outcome.state == pb.RUN_STATE_SUCCEEDED:
+            try:
+                return await self._end(outcome, ready=remembering.soon)
+            except NotRemembered:
+                self._ending = False
+                if self._cancelled or self._handing_over or self.journal.writer.lost.is_set():
+                    self._stop()
+            outcome = await self._outcome(self._turn.remember())
+        await self._end(outcome)
+
+    async def _outcome(self, work: Coroutine[Any, Any, pb.RunFinished]) -> pb.RunFinished:
         """How the run ends, whatever it ends by."""
         try:
-            async with asyncio.timeout(self._remaining) as limit:
-                return await self._turn.run(loaded)
+            async with asyncio.timeout_at(self._until) as limit:
+                return await work
         except asyncio.CancelledError as cancelled:
             self._accept(cancelled)
             return self._failed(pb.RUN_STATE_CANCELLED, None)
@@ -192,14 +213,17 @@ class LiveRun:
             self._accept(cancelled)
         return self._failed(pb.RUN_STATE_CANCELLED, None)
 
-    async def _end(self, outcome: pb.RunFinished) -> None:
+    async def _end(self, outcome: pb.RunFinished, *, ready: Ready | None = None) -> None:
+        """Raises what `ready` raises; then the run has not ended."""
         self._ending = True
         outcome.waterfall.CopyFrom(self._recorder.finish(time.monotonic()))
 
         # The deadline of the run has no say in writing down how it ended.
         with context.bind(detach=True):
             also = self._store.ending(self.facts.identity, outcome)
-            await self.journal.finish(outcome, also=also)
+            await self.journal.finish(outcome, also=also, ready=ready)
+        # Whoever waits for the end is told it at this moment, and goes first.
+        await asyncio.sleep(_AFTERWARDS_SECONDS)
         self._metrics.run_finished(self._plan.agent, outcome)
         log.info(
             "run_finished",

@@ -115,22 +115,12 @@ class Runs:
         agent = await self._agents.get(identity.tenant, given.agent)
         plan = plans.resolve(agent.name, agent.spec, given)
         run_id = uuid.uuid4()
-        new = NewRun(
-            run_id=run_id,
-            identity=identity,
-            agent=agent,
-            conversation_id=uuid.UUID(given.conversation_id or str(uuid.uuid4())),
-            new_conversation=not given.conversation_id,
-            request_digest=hashlib.sha256(given.SerializeToString(deterministic=True)).digest(),
-            input=given,
-            max_duration=plan.max_duration,
-        )
         facts = Facts(
             run_id=run_id,
             identity=identity,
             agent_version=agent.version,
-            conversation_id=new.conversation_id,
-            new_conversation=new.new_conversation,
+            conversation_id=uuid.UUID(given.conversation_id or str(uuid.uuid4())),
+            new_conversation=not given.conversation_id,
             message=given.message,
             turn_id=given.request_id or str(run_id),
         )
@@ -140,6 +130,19 @@ class Runs:
         with at_work(facts, proof=proof, remaining=plan.max_duration):
             ahead = self._foresight.call(facts, plan)
         try:
+            if ahead is not None:
+                # It leaves before the run is written down.
+                await asyncio.sleep(0)
+            new = NewRun(
+                run_id=run_id,
+                identity=identity,
+                agent=agent,
+                conversation_id=facts.conversation_id,
+                new_conversation=facts.new_conversation,
+                request_digest=hashlib.sha256(given.SerializeToString(deterministic=True)).digest(),
+                input=given,
+                max_duration=plan.max_duration,
+            )
             earlier, writer, loaded = await self._write_down(
                 new, facts, plan, recorder, hurry=ahead is None
             )

@@ -94,10 +94,11 @@ class ToolCalls:
     def _begin(self, call: common.ToolUse, *, eager: bool) -> None:
         self._begun.add(call.call_id)
         key = self._key(call)
+        # The call is on its way before its event is.
+        self._group.create_task(self._run(call, key, eager=eager))
         if eager:
             # Said before whatever the model says next.
             self._say_started(call, eager=True)
-        self._group.create_task(self._run(call, key, eager=eager))
 
     def _key(self, call: common.ToolUse) -> str:
         """The same for every try of this call, by whichever owner of the run."""

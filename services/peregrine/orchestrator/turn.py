@@ -7,6 +7,7 @@ there while the model reads on, so nobody waits for it.
 """
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Mapping
@@ -22,16 +23,18 @@ from peregrine.orchestrator.facts import Facts, begin_request
 from peregrine.orchestrator.journal import Journal
 from peregrine.orchestrator.metrics import Metrics
 from peregrine.orchestrator.plan import Plan
+from peregrine.orchestrator.remembering import Remembering
 from peregrine.orchestrator.replay import Replay, Step, add_usage
 from peregrine.orchestrator.speech import Speech
 from peregrine.orchestrator.toolcalls import InDoubt, ToolCalls
 from peregrine.orchestrator.upstream import ModelCall, Upstream, from_proto
 from peregrine.orchestrator.waterfall import Recorder
 
-# How long an answer that exists waits for a memory that is away, before the run ends without it.
-_REMEMBER_SECONDS = 10.0
 # Before a model call is made again because the gateway was lost; doubled each time, with jitter.
 _FIRST_BACKOFF = 0.5
+# By how much a call is ahead of what the database is given to do meanwhile.
+_CALL_FIRST_SECONDS = 0.003
+_MEMORY_FIRST_SECONDS = 0.0005
 
 _STOP_REASONS = {
     llm.STOP_REASON_END_TURN: pb.STOP_REASON_END_TURN,
@@ -76,6 +79,8 @@ class Turn:
         self._system = ""
         self._truncated = False
         self._text_seen = False
+        self.remembering: Remembering | None = None
+        """Under way once `run` has returned, when there is something to remember."""
 
     def _announce(self) -> None:
         """The first event of a run; it travels together with the second."""
@@ -90,7 +95,7 @@ class Turn:
         self._replay.started = True
 
     async def run(self, loaded: memory.BeginTurnResponse | None) -> pb.RunFinished:
-        """Goes from where the run stands to its end.
+        """Goes from where the run stands to the end of its answer.
 
         Args:
           loaded: the conversation's window, when it was loaded already.
@@ -116,7 +121,10 @@ class Turn:
             await self._model_call(step, messages)
             messages += prompt.step_messages(step)
         last = self._replay.steps[-1]
-        await self._remember()
+        await self._begin_remembering()
+        return self._outcome(last)
+
+    def _outcome(self, last: Step) -> pb.RunFinished:
         return pb.RunFinished(
             state=pb.RUN_STATE_SUCCEEDED,
             text=prompt.final_text(last),
@@ -234,9 +242,10 @@ class Turn:
         """Raises what the model call raised, or what ended the tools, not a group of both."""
         try:
             async with asyncio.TaskGroup() as group:
-                saved = group.create_task(self._saved(step))
+                answered = asyncio.Event()
+                saved = group.create_task(self._saved(step, answered))
                 calls = self._calls(step, group)
-                await self._stream(step, request, calls, saved)
+                await self._stream(step, request, calls, answered, saved)
                 if any(not self._harmless(call) for call in step.calls):
                     await self._journal.durable()
                 calls.step_complete()
@@ -251,9 +260,13 @@ class Turn:
         except BaseExceptionGroup as group_error:
             raise _first(group_error) from group_error
 
-    async def _saved(self, step: Step) -> None:
+    async def _saved(self, step: Step, answered: asyncio.Event) -> None:
         """Waits until everything that the step builds on is in PostgreSQL."""
         if step.number > 1:
+            # The model is slower than the database, so its call has the machine first.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CALL_FIRST_SECONDS):
+                    await answered.wait()
             await self._journal.durable()
 
     def _calls(self, step: Step, group: asyncio.TaskGroup) -> ToolCalls:
@@ -278,6 +291,7 @@ class Turn:
         step: Step,
         request: llm.GenerateRequest,
         calls: ToolCalls,
+        answered: asyncio.Event,
         saved: "asyncio.Task[None]",
     ) -> None:
         """Reads one generation to its end: text to the log, complete calls to the tools.
@@ -290,6 +304,7 @@ class Turn:
         first: float | None = None
         async for response in call.responses():
             if not saved.done():
+                answered.set()
                 waiting = time.monotonic()
                 await saved
                 self._span(pb.SPAN_KIND_PERSIST, "journal", step.number, waiting)
@@ -364,43 +379,38 @@ class Turn:
 
     # ---- the end ----
 
-    async def _remember(self) -> None:
-        """Appends the turn to the conversation; an answer is not lost for a memory that is away."""
+    async def _begin_remembering(self) -> None:
         messages = [
             message for step in self._replay.steps for message in prompt.step_messages(step)
         ]
-        if not messages:
-            return
-        request = memory.AppendMessagesRequest(
-            conversation_id=str(self._facts.conversation_id),
-            messages=messages,
-            request_id=f"{self._facts.turn_id}:end",
-            run_id=str(self._facts.run_id),
-        )
-        begun = time.monotonic()
-        # It is committed with the terminal event. What is remembered must not be said otherwise by
-        # a take-over, so until then Redis gets it: the loss of any one process takes nothing back.
-        await self._journal.sent()
-        until = begun + _REMEMBER_SECONDS
-        while True:
-            try:
-                await self._upstream.append_messages(request)
-                break
-            except errors.Unavailable as error:
-                if time.monotonic() < until:
-                    await asyncio.sleep(random.uniform(0.1, 0.5))
-                    continue
-                self._forgotten(error.reason)
-                break
-            except (errors.NotFound, errors.AlreadyExists) as error:
-                # Deleted while the run went on; or a former owner appended an answer of its own,
-                # of which neither store has kept an event.
-                self._forgotten(error.reason)
-                break
-        self._span(pb.SPAN_KIND_PERSIST, "memory", 0, begun)
+        if messages:
+            request = memory.AppendMessagesRequest(
+                conversation_id=str(self._facts.conversation_id),
+                messages=messages,
+                request_id=f"{self._facts.turn_id}:end",
+                run_id=str(self._facts.run_id),
+            )
+            # What is remembered must not be said otherwise by a take-over, so until the end is
+            # committed Redis has it: the loss of any one process takes nothing back.
+            await self._journal.sent()
+            self.remembering = Remembering(request, self._upstream)
+            # Memory takes longer than the database, so its call has the machine first.
+            await asyncio.sleep(_MEMORY_FIRST_SECONDS)
 
-    def _forgotten(self, reason: str) -> None:
-        self._replay.degradations.append(common.Degradation(what="memory", reason=reason))
+    async def remember(self) -> pb.RunFinished:
+        """Waits until the turn is in its conversation, and says how the run ends: an answer is
+        not lost for a memory that is away.
+
+        Raises: as `run`.
+        """
+        if self.remembering is not None:
+            forgotten = await self.remembering.finish()
+            self._span(pb.SPAN_KIND_PERSIST, "memory", 0, self.remembering.begun)
+            if forgotten:
+                self._replay.degradations.append(
+                    common.Degradation(what="memory", reason=forgotten)
+                )
+        return self._outcome(self._replay.steps[-1])
 
     def _span(self, kind: "pb.SpanKind", name: str, step: int, begun: float) -> None:
         self._recorder.add(kind, name, step, begun, time.monotonic())

@@ -34,6 +34,7 @@ IDEMPOTENT_TOOLS = frozenset({"/peregrine.api.tools.v1.ToolService/ListTools"})
 MEMORY_SECONDS = 10.0
 # How long what is known of a tool is believed.
 _CATALOG_SECONDS = 2.0
+_TERMINAL = ("finished", "failed")
 # On top of a tool's own timeout: its place in the worker's queue and the way there.
 _TOOL_MARGIN_SECONDS = 5.0
 _TOOL_DEFAULT_SECONDS = 10.0
@@ -130,10 +131,15 @@ class ModelCall:
         self._call = call
 
     async def responses(self) -> AsyncIterator[llm.GenerateResponse]:
-        """What comes, to the end; leaving the iteration ends the call upstream."""
+        """What comes, through the terminal event; leaving the iteration ends the call upstream.
+
+        The status that follows a terminal event says nothing more, and is not waited for.
+        """
         try:
             async for response in self._call:
                 yield response
+                if response.events[-1].WhichOneof("payload") in _TERMINAL:
+                    return
         except grpc.aio.AioRpcError as error:
             raise _typed(error, "LLM_GATEWAY_UNAVAILABLE", "llm-gateway") from error
         finally:

@@ -41,7 +41,8 @@ class Exchange:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.query: bytes = scope["query_string"]
-        self.started = self._loop.time()
+        # When the request came, not when it came to be looked at.
+        self.started = connection.of(scope).heard
 
     @property
     def protocol(self) -> str:

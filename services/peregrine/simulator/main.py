@@ -18,6 +18,7 @@ import structlog
 
 from peregrine.kit.settings import Problem, Secret, SettingsError, load, setting
 from peregrine.kit.telemetry import configure_logging
+from peregrine.simulator import clock
 from peregrine.simulator.api import MessagesApi, State
 from peregrine.simulator.control import ControlApi
 from peregrine.simulator.latency import Latency
@@ -190,7 +191,8 @@ def run(environ: Mapping[str, str]) -> int:
                 ]
             )
         configure_logging("simulator", settings.log_level)
-        asyncio.run(_serve(settings))
+        with asyncio.Runner(loop_factory=clock.event_loop) as runner:
+            runner.run(_serve(settings))
     except SettingsError as error:
         sys.stderr.writelines(f"simulator: {problem}\n" for problem in error.problems)
         return EXIT_SETTINGS

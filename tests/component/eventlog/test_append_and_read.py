@@ -113,6 +113,40 @@ async def test_what_the_caller_adds_to_the_finish_is_all_or_nothing(process: Pro
     assert [entry.payload for entry in await process.read(writer)] == [b"a", b"b", b"end"]
 
 
+async def test_the_end_is_seen_when_what_it_waits_for_has_come(process: Process) -> None:
+    writer = await process.create()
+    writer.append(b"a")
+    asked, come = asyncio.Event(), asyncio.Event()
+
+    async def ready() -> None:
+        asked.set()
+        await come.wait()
+
+    finishing = asyncio.create_task(writer.finish(b"end", also=ending("kept"), ready=ready))
+    await asyncio.wait_for(asked.wait(), 10)
+    assert await added(process) == []
+    assert b"end" not in [entry.payload for entry in await process.read(writer, follow=False)]
+    come.set()
+    assert await finishing == 2
+    assert await added(process) == ["kept"]
+    assert [entry.payload for entry in await process.read(writer)] == [b"a", b"end"]
+
+
+async def test_an_end_that_waits_for_what_does_not_come_is_none(process: Process) -> None:
+    writer = await process.create()
+    writer.append(b"a")
+
+    async def ready() -> None:
+        raise LookupError("it does not come")
+
+    with pytest.raises(LookupError):
+        await writer.finish(b"end", also=ending("void"), ready=ready)
+    assert writer.append(b"b") == 2
+    assert await writer.finish(b"end", also=ending("kept")) == 3
+    assert await added(process) == ["kept"]
+    assert [entry.payload for entry in await process.read(writer)] == [b"a", b"b", b"end"]
+
+
 async def test_a_cancelled_finish_completes(process: Process) -> None:
     writer = await process.create()
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -16,6 +16,7 @@ from peregrine.kit.errors import (
     StartRefused,
     Unavailable,
 )
+from peregrine.kit.migrations import FOUNDATION
 from peregrine.kit.postgres import ALL_TENANTS, Connection, Database, UnsafeRole
 from peregrine.kit.settings import Secret
 from tests.support.dsn import socket_path, through
@@ -138,6 +139,45 @@ async def test_a_block_that_raises_leaves_nothing(database: Database) -> None:
             raise KeyError
     async with database.transaction("acme") as conn:
         assert await texts(conn) == []
+
+
+async def noted(postgres_dsn: str, text: str, ready: Callable[[], Awaitable[None]]) -> None:
+    async with await Database.connect(postgres_dsn, size=1) as database:
+        await database.call("note", "take_note", text, tenant="acme", ready=ready)
+        async with database.transaction("acme") as conn:
+            assert await conn.fetchval("clean", "SELECT count(*) FROM notes") >= 1
+
+
+TAKE_NOTE = """
+CREATE FUNCTION take_note(a_tenant text, a_user text, a_text text) RETURNS SETOF notes
+LANGUAGE sql AS 'INSERT INTO notes (tenant, text) VALUES (a_tenant, a_text) RETURNING *';
+"""
+
+
+async def test_a_call_is_committed_when_what_it_waits_for_has_come(
+    postgres_dsn: str, database: Database
+) -> None:
+    async with database.transaction(ALL_TENANTS) as conn:
+        await conn.execute("schema", FOUNDATION + NOTES + TAKE_NOTE)
+    asked, come = asyncio.Event(), asyncio.Event()
+
+    async def ready() -> None:
+        asked.set()
+        await come.wait()
+
+    async def fails() -> None:
+        raise LookupError("it does not come")
+
+    calling = asyncio.create_task(noted(postgres_dsn, "kept", ready))
+    await asyncio.wait_for(asked.wait(), 10)
+    async with database.transaction("acme") as conn:
+        assert await texts(conn) == []
+    come.set()
+    await calling
+    with pytest.raises(LookupError):
+        await noted(postgres_dsn, "void", fails)
+    async with database.transaction("acme") as conn:
+        assert await texts(conn) == ["kept"]
 
 
 async def test_a_failed_statement_that_was_swallowed_is_not_taken_for_a_commit(

@@ -61,7 +61,7 @@ last open, it is set even if nothing was lost.
 from peregrine.kit.eventlog.entry import Entry
 from peregrine.kit.eventlog.failures import Fenced, LogCompacted, LogFinished, LogNotFound
 from peregrine.kit.eventlog.log import EventLog, Recovered
-from peregrine.kit.eventlog.store import Also, Claim
+from peregrine.kit.eventlog.store import Also, Claim, Ready
 from peregrine.kit.eventlog.writer import Writer
 
 __all__ = [
@@ -73,6 +73,7 @@ __all__ = [
     "LogCompacted",
     "LogFinished",
     "LogNotFound",
+    "Ready",
     "Recovered",
     "Writer",
 ]

@@ -11,7 +11,7 @@ from peregrine.kit.errors import Unavailable
 from peregrine.kit.eventlog.entry import Entry
 from peregrine.kit.eventlog.failures import Fenced, unavailable
 from peregrine.kit.eventlog.flusher import still_ours
-from peregrine.kit.eventlog.store import Also, Store
+from peregrine.kit.eventlog.store import Also, Ready, Store
 from peregrine.kit.eventlog.writer import Writer
 
 RETRY_SECONDS = 0.25
@@ -19,7 +19,13 @@ RELEASE_SECONDS = 5.0
 
 
 async def finish(
-    writer: Writer, entry: Entry, also: Also | None, *, store: Store, patience: float
+    writer: Writer,
+    entry: Entry,
+    also: Also | None,
+    ready: Ready | None,
+    *,
+    store: Store,
+    patience: float,
 ) -> None:
     """See `Writer.finish`. Tries for `patience` seconds while PostgreSQL is away."""
     give_up = time.monotonic() + patience
@@ -28,7 +34,7 @@ async def finish(
             if writer.failure is not None:
                 raise writer.failure
             try:
-                if await store.finish(writer.write(entry), also):
+                if await store.finish(writer.write(entry), also, ready):
                     break
                 standing = (await store.standing([writer.log_id])).get(writer.log_id)
             except Unavailable as error:

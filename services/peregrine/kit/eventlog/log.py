@@ -24,7 +24,7 @@ from peregrine.kit.eventlog.leases import Leases
 from peregrine.kit.eventlog.metrics import Metrics
 from peregrine.kit.eventlog.reader import Cursor
 from peregrine.kit.eventlog.readers import Readers
-from peregrine.kit.eventlog.store import Also, Claim, Store, Write
+from peregrine.kit.eventlog.store import Also, Claim, Ready, Store, Write
 from peregrine.kit.eventlog.tail import Tail
 from peregrine.kit.eventlog.window import Window
 from peregrine.kit.eventlog.writer import Backlog, Writer
@@ -276,9 +276,12 @@ class EventLog:
     def hurry(self) -> None:
         self._flusher.hurry()
 
-    async def finish(self, writer: Writer, entry: Entry, also: Also | None) -> None:
+    async def finish(
+        self, writer: Writer, entry: Entry, also: Also | None, ready: Ready | None
+    ) -> None:
+        patience = self._buffer_seconds
         await self._to_its_end(
-            ending.finish(writer, entry, also, store=self._store, patience=self._buffer_seconds)
+            ending.finish(writer, entry, also, ready, store=self._store, patience=patience)
         )
         self._appender.note(writer)
         self._folder.soon()

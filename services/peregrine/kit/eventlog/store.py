@@ -6,9 +6,9 @@ was lost. `standing` tells the two apart.
 
 import asyncio
 import zlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from peregrine.kit.eventlog import statements
@@ -30,6 +30,9 @@ class Also:
     args: tuple[Any, ...]
     user: str
 
+
+Ready: TypeAlias = Callable[[], Awaitable[None]]
+"""Returns when what was written may be committed, or raises what is to undo it."""
 
 _TO_THREAD = 64 * 1024
 
@@ -149,14 +152,16 @@ class Store:
             for row in rows
         }
 
-    async def finish(self, write: Write, also: Also | None) -> bool:
+    async def finish(self, write: Write, also: Also | None, ready: Ready | None) -> bool:
         """The terminal entry, all before it, the end of the lease and `also`, or nothing."""
-        return await self._settle(write, also, finished=True)
+        return await self._settle(write, also, ready, finished=True)
 
     async def release(self, write: Write) -> bool:
-        return await self._settle(write, None, finished=False)
+        return await self._settle(write, None, None, finished=False)
 
-    async def _settle(self, write: Write, also: Also | None, *, finished: bool) -> bool:
+    async def _settle(
+        self, write: Write, also: Also | None, ready: Ready | None, *, finished: bool
+    ) -> bool:
         rows = await self._db.call(
             "eventlog_finish" if finished else "eventlog_release",
             also.function if also is not None else "eventlog.settle",
@@ -172,6 +177,7 @@ class Store:
             *(also.args if also is not None else ()),
             tenant=write.address.tenant,
             user=also.user if also is not None else None,
+            ready=ready,
         )
         moved: bool = rows[0]["moved"]
         return moved

@@ -18,7 +18,7 @@ from uuid import UUID
 from peregrine.kit.errors import PeregrineError
 from peregrine.kit.eventlog.entry import Address, Entry
 from peregrine.kit.eventlog.failures import Fenced, LogFinished, unavailable
-from peregrine.kit.eventlog.store import Also, Write
+from peregrine.kit.eventlog.store import Also, Ready, Write
 from peregrine.kit.eventlog.tail import pack_keys
 from peregrine.kit.eventlog.window import Window
 
@@ -82,7 +82,9 @@ class Engine(Protocol):
 
     def appended(self, writer: "Writer") -> None: ...
     def hurry(self) -> None: ...
-    async def finish(self, writer: "Writer", entry: Entry, also: Also | None) -> None: ...
+    async def finish(
+        self, writer: "Writer", entry: Entry, also: Also | None, ready: Ready | None
+    ) -> None: ...
     async def release(self, writer: "Writer") -> None: ...
     def discard(self, writer: "Writer") -> None: ...
 
@@ -205,17 +207,24 @@ class Writer:
             self._engine.hurry()
         await self._until(sequence, Reached.DURABLE)
 
-    async def finish(self, payload: bytes, *, also: Also | None = None) -> int:
+    async def finish(
+        self, payload: bytes, *, also: Also | None = None, ready: Ready | None = None
+    ) -> int:
         """Appends the terminal entry and returns its position.
 
         It is committed together with everything before it, the end of the lease, and what `also`
         writes: all or nothing, and nothing if the log is no longer ours. Only then do readers see
         the entry. Once begun it runs to its end even if the caller is cancelled.
 
+        Args:
+          ready: awaited between the writing and the commit, again at each try. It is to be quick:
+            the log's row is locked meanwhile.
+
         Raises:
           Fenced: another owner has the log; nothing was written.
           Unavailable: PostgreSQL stayed away; the writer is lost, another owner will take over.
-          What `also` raised in the database: nothing was written and the log is still open.
+          What `ready` raised, or `also` in the database: nothing was written and the log is still
+            open.
         """
         if self.failure is not None:
             raise self.failure
@@ -223,7 +232,7 @@ class Writer:
             raise LogFinished(self.log_id)
         self._finishing = True
         entry = Entry(self.window.next_sequence, self.epoch, payload, terminal=True)
-        await self._engine.finish(self, entry, also)
+        await self._engine.finish(self, entry, also, ready)
         return entry.sequence
 
     async def release(self) -> None:
