@@ -17,7 +17,7 @@ In tests/support: `eventually` (bounded waiting), `fault_proxy` (cut, stall, del
 
 import itertools
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
@@ -28,11 +28,19 @@ from peregrine.kit import postgres
 from peregrine.local import migrations, servers
 from peregrine.local.processes import Children
 from peregrine.local.servers import PostgresServer, RedisServer
+from tests.support import logs
 from tests.support.databases import Databases
 from tests.support.dsn import as_superuser
 from tests.support.redis import flush
 
 _redis_numbers = itertools.cycle(range(1, 16))
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A program that was started inside a test leaves no logging to the tests after it."""
+    with logs.as_before():
+        yield
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -8,7 +8,6 @@ only shows there: streaming, signals, a terminal, the exit code.
 import asyncio
 import io
 import json
-import logging
 import os
 import pty
 import signal
@@ -20,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 import typer
 
 from peregrine.cli import session
 from peregrine.cli.commands import build
+from tests.support import logs
 
 SERVICES = Path(__file__).parents[3] / "services"
 _SECONDS = 30.0
@@ -64,9 +63,7 @@ class Program:
     async def __call__(self, *arguments: str, stdin: str = "") -> Ended:
         works: list[Coroutine[Any, Any, int]] = []
         out, err = io.StringIO(), io.StringIO()
-        structured, root = structlog.get_config(), logging.getLogger()
-        handlers, level = root.handlers[:], root.level
-        with pytest.MonkeyPatch.context() as patch:
+        with logs.as_before(), pytest.MonkeyPatch.context() as patch:
             for name in [name for name in os.environ if name.startswith("PEREGRINE_")]:
                 patch.delenv(name)
             # An option may set these, and they are to be gone afterwards.
@@ -89,9 +86,6 @@ class Program:
                         code = await asyncio.wait_for(work, _SECONDS)
                 except typer.Exit as exit:
                     code = exit.exit_code
-        structlog.configure(**structured)
-        root.handlers[:] = handlers
-        root.setLevel(level)
         return Ended(code, out.getvalue(), err.getvalue())
 
     @asynccontextmanager

@@ -29,13 +29,8 @@ Lines = Callable[[], list[dict[str, Any]]]
 @pytest.fixture
 def lines() -> Iterator[Lines]:
     stream = io.StringIO()
-    root = logging.getLogger()
-    before = (root.level, list(root.handlers))
     telemetry.configure_logging("kit-test", "info", stream=stream)
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    structlog.reset_defaults()
-    root.setLevel(before[0])
-    root.handlers[:] = before[1]
 
 
 def test_a_line_has_time_level_service_event_and_the_ids_of_the_call(lines: Lines) -> None:
