@@ -89,6 +89,9 @@ class Attempt:
                     self._take(events, stream, now)
                     self._reset(silence, now)
                     self._clock.working += time.monotonic() - now
+                    if self._generation.ended:
+                        # Its readers are told before the rest is looked after.
+                        await asyncio.sleep(0)
         except (PeregrineError, TimeoutError) as error:
             # What goes wrong after the answer is complete is no part of it.
             if self._generation.ended:

@@ -72,10 +72,12 @@ class ToolCalls:
         self._begun: set[str] = set()
         self._occurrences: dict[tuple[str, bytes], int] = {}
 
-    def block_complete(self, call: common.ToolUse) -> None:
-        """The model has said the whole call, and goes on writing."""
-        if self._plan.eager_tools and self._plan.parallel_tools and self._harmless(call.tool):
+    def block_complete(self, call: common.ToolUse) -> bool:
+        """The model has said the whole call, and goes on writing. True when it is made now."""
+        eager = self._plan.eager_tools and self._plan.parallel_tools and self._harmless(call.tool)
+        if eager:
             self._begin(call, eager=True)
+        return eager
 
     def step_complete(self) -> None:
         """The model has ended: begin what has not begun, unless its result is there already."""

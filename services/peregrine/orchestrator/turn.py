@@ -319,7 +319,10 @@ class Turn:
                     case "tool_use":
                         first = first or time.monotonic()
                         speech.add(common.ContentBlock(tool_use=event.tool_use))
-                        calls.block_complete(event.tool_use)
+                        if calls.block_complete(event.tool_use):
+                            # Its call leaves before the rest is looked at.
+                            await asyncio.sleep(0)
+                            await asyncio.sleep(0)
                     case "opaque_block":
                         speech.add(common.ContentBlock(opaque=event.opaque_block))
                     case "started":

@@ -44,6 +44,7 @@ class Appender:
         self._verify = verify
         self._dirty: dict[Writer, None] = {}
         self._pending = asyncio.Event()
+        self._awaited = False
         self._instance: str | None = None
         self._well = False
         self._sent_at: float | None = None
@@ -59,6 +60,10 @@ class Appender:
         """This writer has something to send."""
         self._dirty[writer] = None
         self._pending.set()
+
+    def hurry(self) -> None:
+        """Somebody waits until what was noted is on its way."""
+        self._awaited = True
 
     async def run(self) -> None:
         while True:
@@ -76,7 +81,9 @@ class Appender:
                     # What led to an entry often leads to a call as well, a few turns later: calls
                     # have others waiting, so they go first.
                     for _ in range(_GIVE_WAY_TURNS):
-                        await asyncio.sleep(0)
+                        if not self._awaited:
+                            await asyncio.sleep(0)
+                    self._awaited = False
                     self._pending.clear()
                     await self._round(link)
             except tails.AWAY as error:

@@ -276,6 +276,9 @@ class EventLog:
     def hurry(self) -> None:
         self._flusher.hurry()
 
+    def hurry_tail(self) -> None:
+        self._appender.hurry()
+
     async def finish(
         self, writer: Writer, entry: Entry, also: Also | None, ready: Ready | None
     ) -> None:

@@ -82,6 +82,7 @@ class Engine(Protocol):
 
     def appended(self, writer: "Writer") -> None: ...
     def hurry(self) -> None: ...
+    def hurry_tail(self) -> None: ...
     async def finish(
         self, writer: "Writer", entry: Entry, also: Also | None, ready: Ready | None
     ) -> None: ...
@@ -193,6 +194,7 @@ class Writer:
     async def sent(self, sequence: int) -> None:
         """Returns when the loss of this process alone can no longer take the entry back: it is on
         its way to Redis, and nobody else can have the log. Raises as `visible`."""
+        self._engine.hurry_tail()
         await self._until(sequence, Reached.SENT)
 
     async def visible(self, sequence: int) -> None:
