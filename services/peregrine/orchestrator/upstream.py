@@ -4,6 +4,7 @@ What fails raises the typed error of the far side; a service that cannot be reac
 `Unavailable` with a reason that names it.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
@@ -35,6 +36,8 @@ MEMORY_SECONDS = 10.0
 # How long what is known of a tool is believed.
 _CATALOG_SECONDS = 2.0
 _TERMINAL = ("finished", "failed")
+# How long the status may take to follow the terminal event.
+_STATUS_SECONDS = 1.0
 # On top of a tool's own timeout: its place in the worker's queue and the way there.
 _TOOL_MARGIN_SECONDS = 5.0
 _TOOL_DEFAULT_SECONDS = 10.0
@@ -50,6 +53,8 @@ class Upstream:
         self._llm = llm_rpc.LlmServiceStub(llm_pool)
         self._tools = tools_rpc.ToolServiceStub(tools_pool)
         self._catalog: dict[tuple[str, bool, tuple[str, ...]], _Offered] = {}
+        # Model calls whose answer is complete and whose status is to come, for a second at most.
+        self._ends: set[asyncio.Task[None]] = set()
 
     async def begin_turn(self, request: memory.BeginTurnRequest) -> memory.BeginTurnResponse:
         try:
@@ -106,7 +111,7 @@ class Upstream:
 
     def generate(self, request: llm.GenerateRequest, timeout: float) -> "ModelCall":
         """Makes a model call, under the current context; it has begun when this returns."""
-        return ModelCall(request, self._llm.Generate(request, timeout=timeout))
+        return ModelCall(request, self._llm.Generate(request, timeout=timeout), self._ends)
 
     async def execute_tool(
         self, call: tools.ToolCall, registered: tools.RegisteredTool
@@ -123,25 +128,50 @@ class Upstream:
 
 
 class ModelCall:
-    """One model call under way. `begun` is the reading of the monotonic clock."""
+    """One model call under way. `begun` is the reading of the monotonic clock.
 
-    def __init__(self, request: llm.GenerateRequest, call: Any) -> None:
+    Args:
+      ends: where the task is kept that sees the call to its end.
+    """
+
+    def __init__(
+        self, request: llm.GenerateRequest, call: Any, ends: "set[asyncio.Task[None]]"
+    ) -> None:
         self.request = request
         self.begun = time.monotonic()
         self._call = call
+        self._ends = ends
 
     async def responses(self) -> AsyncIterator[llm.GenerateResponse]:
-        """What comes, through the terminal event; leaving the iteration ends the call upstream.
+        """What comes, through the terminal event; leaving the iteration before ends the call
+        upstream.
 
-        The status that follows a terminal event says nothing more, and is not waited for.
+        The status that follows a terminal event says nothing more, and nobody waits for it here.
         """
+        over = False
         try:
             async for response in self._call:
+                over = response.events[-1].WhichOneof("payload") in _TERMINAL
                 yield response
-                if response.events[-1].WhichOneof("payload") in _TERMINAL:
+                if over:
                     return
         except grpc.aio.AioRpcError as error:
             raise _typed(error, "LLM_GATEWAY_UNAVAILABLE", "llm-gateway") from error
+        finally:
+            if over:
+                ending = asyncio.create_task(self._to_its_end())
+                self._ends.add(ending)
+                ending.add_done_callback(self._ends.discard)
+            else:
+                self._call.cancel()
+
+    async def _to_its_end(self) -> None:
+        try:
+            async with asyncio.timeout(_STATUS_SECONDS):
+                async for _ in self._call:
+                    pass
+        except (TimeoutError, grpc.aio.AioRpcError):
+            pass  # the answer was complete
         finally:
             self._call.cancel()
 

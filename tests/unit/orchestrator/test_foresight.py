@@ -36,7 +36,7 @@ class Services(Upstream):
     def generate(self, request: llm.GenerateRequest, timeout: float) -> ModelCall:
         self.asked.append(request)
         call: Any = None
-        return ModelCall(request, call)
+        return ModelCall(request, call, set())
 
 
 def profile(data: bytes = b"") -> memory.BeginTurnResponse:
