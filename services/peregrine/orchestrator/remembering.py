@@ -48,8 +48,7 @@ class Remembering:
         """Waits until memory has it, trying again; returns why it never will, or nothing.
 
         Raises:
-          Fenced: another process owns the run now.
-          PeregrineError: another one than can be lived with.
+          PeregrineError: what neither a repetition nor an answer without memory can mend.
         """
         until = self.begun + _REMEMBER_SECONDS
         attempt: Awaitable[None] = self._first
