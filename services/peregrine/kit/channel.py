@@ -5,9 +5,7 @@ carries the current context on (identity, retry budget, trace, run), and gets a 
 or the default timeout, never more than what the caller of this process left, less 50 ms to answer
 in.
 
-A unary method that was declared idempotent is tried again after UNAVAILABLE, at most twice, while
-the run's retry budget lasts, after a full-jitter backoff or the delay that the server asked for. A
-started stream is never retried: its reader resumes by position. Errors leave as `AioRpcError`.
+Errors leave as `AioRpcError`. What a call does after an error is in `calls`.
 
 This is done in the multicallables and not in grpc.aio client interceptors, because the channel has
 to be chosen before there is a call to intercept, and an intercepted call runs in a task of its own.
@@ -16,9 +14,7 @@ an interceptor that does nothing adds 0.04 ms.
 """
 
 import asyncio
-import random
-import time
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -27,13 +23,12 @@ import grpc.aio
 import structlog
 
 from peregrine.kit import context
-from peregrine.kit.errors import Unavailable, from_rpc_error
+from peregrine.kit.calls import RetriedUnary, Stream, Unary
+from peregrine.kit.errors import Unavailable
 from peregrine.kit.options import channel_options
 
-MAX_ATTEMPTS = 3
 DEADLINE_MARGIN = 0.05
-_FIRST_BACKOFF = 0.1
-_MAX_BACKOFF = 1.0
+READY = grpc.ChannelConnectivity.READY
 
 log = structlog.get_logger(__name__)
 
@@ -168,9 +163,11 @@ class ChannelPool(grpc.aio.Channel):
                 method, request_serializer, response_deserializer, _registered_method
             )
         )
-        if method in self._idempotent:
-            return _RetriedUnary(self, method, calls)
-        return _Unary(self, method, calls)
+        open_calls = self._calls(
+            lambda channel: channel.stream_unary(method, request_serializer, response_deserializer)
+        )
+        kind = RetriedUnary if method in self._idempotent else Unary
+        return kind(self, method, calls, open_calls)
 
     def unary_stream(
         self,
@@ -184,7 +181,10 @@ class ChannelPool(grpc.aio.Channel):
                 method, request_serializer, response_deserializer, _registered_method
             )
         )
-        return _Stream(self, method, calls)
+        open_calls = self._calls(
+            lambda channel: channel.stream_stream(method, request_serializer, response_deserializer)
+        )
+        return Stream(self, method, calls, open_calls)
 
     def _calls(self, made: Callable[[grpc.aio.Channel], Any]) -> list[Any]:
         calls = [made(channel) for channel in self._channels]
@@ -230,177 +230,3 @@ class ChannelPool(grpc.aio.Channel):
             self._in_flight[index] -= 1
 
         return landed
-
-
-READY = grpc.ChannelConnectivity.READY
-
-
-class _Unary(grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
-    def __init__(self, pool: ChannelPool, method: str, calls: list[Any]) -> None:
-        self._pool = pool
-        self._method = method
-        self._calls = calls
-
-    def __call__(
-        self,
-        request: Any,
-        *,
-        timeout: float | None = None,
-        metadata: Any = None,
-        **options: Any,
-    ) -> Any:
-        pool = self._pool
-        return pool.start(self._calls, request, pool.allowed(timeout), metadata, options)
-
-
-class _Stream(grpc.aio.UnaryStreamMultiCallable[Any, Any]):
-    def __init__(self, pool: ChannelPool, method: str, calls: list[Any]) -> None:
-        self._pool = pool
-        self._method = method
-        self._calls = calls
-
-    def __call__(
-        self,
-        request: Any,
-        *,
-        timeout: float | None = None,
-        metadata: Any = None,
-        **options: Any,
-    ) -> Any:
-        pool = self._pool
-        return _StreamCall(
-            pool.start(self._calls, request, pool.allowed(timeout), metadata, options)
-        )
-
-
-class _RetriedUnary(_Unary):
-    def __call__(
-        self,
-        request: Any,
-        *,
-        timeout: float | None = None,
-        metadata: Any = None,
-        **options: Any,
-    ) -> Any:
-        pool, method, calls = self._pool, self._method, self._calls
-        given = list(metadata or ())
-
-        def start(seconds: float) -> Any:
-            return pool.start(calls, request, seconds, given, options)
-
-        return _RetriedCall(pool, method, start, pool.allowed(timeout))
-
-
-class _Call(grpc.aio.Call):
-    """Shows the call inside it."""
-
-    def __init__(self, call: Any) -> None:
-        self._call = call
-
-    def cancel(self) -> bool:
-        return bool(self._call.cancel())
-
-    def cancelled(self) -> bool:
-        return bool(self._call.cancelled())
-
-    def done(self) -> bool:
-        return bool(self._call.done())
-
-    def time_remaining(self) -> float | None:
-        left: float | None = self._call.time_remaining()
-        return left
-
-    def add_done_callback(self, callback: Any) -> None:
-        self._call.add_done_callback(callback)
-
-    async def initial_metadata(self) -> Any:
-        return await self._call.initial_metadata()
-
-    async def trailing_metadata(self) -> Any:
-        return await self._call.trailing_metadata()
-
-    async def code(self) -> Any:
-        return await self._call.code()
-
-    async def details(self) -> Any:
-        return await self._call.details()
-
-    async def wait_for_connection(self) -> None:
-        await self._call.wait_for_connection()
-
-
-class _StreamCall(_Call, grpc.aio.UnaryStreamCall[Any, Any]):
-    """Ends the stream when its reader is cancelled or leaves.
-
-    grpc.aio alone forgets to, when the reader is cancelled before the request is on its way.
-    """
-
-    def __init__(self, call: Any) -> None:
-        super().__init__(call)
-        self._messages: AsyncIterator[Any] | None = None
-
-    def __aiter__(self) -> AsyncIterator[Any]:
-        if self._messages is None:
-            self._messages = self._read_all()
-        return self._messages
-
-    async def read(self) -> Any:
-        try:
-            return await self._call.read()
-        except asyncio.CancelledError:
-            self._call.cancel()
-            raise
-
-    async def _read_all(self) -> AsyncIterator[Any]:
-        try:
-            async for message in self._call:
-                yield message
-        finally:
-            self._call.cancel()
-
-
-class _RetriedCall(_Call, grpc.aio.UnaryUnaryCall[Any, Any]):
-    """A unary call of up to three attempts; everything but awaiting it shows the latest attempt."""
-
-    def __init__(
-        self, pool: ChannelPool, method: str, start: Callable[[float], Any], allowed: float
-    ) -> None:
-        self._pool = pool
-        self._method = method
-        self._start = start
-        self._deadline = time.monotonic() + allowed
-        self._attempt = 1
-        super().__init__(start(allowed))
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        return self._finish().__await__()
-
-    async def _finish(self) -> Any:
-        while True:
-            try:
-                return await self._call
-            except grpc.aio.AioRpcError as error:
-                delay = self._delay(error)
-                if delay is None:
-                    raise
-                self._attempt += 1
-                self._pool.retried(self._method, self._attempt, error)
-            await asyncio.sleep(delay)
-            self._call = self._start(self._deadline - time.monotonic())
-
-    def _delay(self, error: grpc.aio.AioRpcError) -> float | None:
-        """Seconds until the next attempt; None when there is to be none."""
-        if error.code() is not grpc.StatusCode.UNAVAILABLE or self._attempt >= MAX_ATTEMPTS:
-            return None
-        ceiling = min(_FIRST_BACKOFF * 2 ** (self._attempt - 1), _MAX_BACKOFF)
-        delay = random.uniform(0.0, ceiling)
-        asked = from_rpc_error(error).retry_after
-        if asked is not None:
-            delay += asked
-        if time.monotonic() + delay >= self._deadline:
-            return None
-        return delay if context.retry_budget().take() else None
-
-    def cancel(self) -> bool:
-        self._attempt = MAX_ATTEMPTS
-        return super().cancel()

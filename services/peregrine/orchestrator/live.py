@@ -138,8 +138,7 @@ class LiveRun:
             writer.discard()
         finally:
             lease.cancel()
-            if self._turn.remembering is not None:
-                self._turn.remembering.close()
+            self._turn.close()
 
     async def _go(self, loaded: memory.BeginTurnResponse | None) -> None:
         outcome = await self._outcome(self._turn.run(loaded))

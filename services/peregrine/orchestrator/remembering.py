@@ -13,6 +13,7 @@ from collections.abc import Awaitable
 
 from peregrine.api.memory.v1 import memory_pb2 as memory
 from peregrine.kit import errors
+from peregrine.kit.calls import Opened
 from peregrine.orchestrator.upstream import Upstream
 
 # How long a transaction is kept open for memory's answer.
@@ -31,12 +32,18 @@ class Remembering:
     `begun` is the reading of the monotonic clock.
     """
 
-    def __init__(self, request: memory.AppendMessagesRequest, upstream: Upstream) -> None:
-        """The first attempt is made now, in the current context."""
+    def __init__(
+        self,
+        request: memory.AppendMessagesRequest,
+        upstream: Upstream,
+        *,
+        over: Opened | None = None,
+    ) -> None:
+        """The first attempt is made now, in the current context; `over` what was opened for it."""
         self._request = request
         self._upstream = upstream
         self.begun = time.monotonic()
-        self._first = asyncio.create_task(upstream.append_messages(request))
+        self._first = asyncio.create_task(upstream.append_messages(request, over=over))
 
     async def soon(self) -> None:
         """Returns when memory has it. Raises NotRemembered when that is not to be soon."""

@@ -37,6 +37,9 @@ _CLAIMS_AT_ONCE = 32
 _HANDOVER_SECONDS = 5.0
 # Runs that are being started at once: a burst waits here rather than in every queue behind.
 _STARTS_AT_ONCE = 32
+# By how much a model call that was made ahead is ahead of what the database is given to do: shorter
+# than any model takes, and about what the call takes to the provider.
+_CALL_FIRST_SECONDS = 0.002
 
 log = structlog.get_logger(__name__)
 
@@ -131,8 +134,8 @@ class Runs:
             ahead = self._foresight.call(facts, plan)
         try:
             if ahead is not None:
-                # It leaves before the run is written down.
-                await asyncio.sleep(0)
+                # It is on its way before the run is written down.
+                await asyncio.sleep(_CALL_FIRST_SECONDS)
             new = NewRun(
                 run_id=run_id,
                 identity=identity,

@@ -18,6 +18,7 @@ from peregrine.api.memory.v1 import memory_pb2 as memory
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.api.tools.v1 import tools_pb2 as tools
 from peregrine.kit import context, errors
+from peregrine.kit.calls import Opened
 from peregrine.orchestrator import prompt
 from peregrine.orchestrator.facts import Facts, begin_request
 from peregrine.orchestrator.journal import Journal
@@ -79,8 +80,19 @@ class Turn:
         self._system = ""
         self._truncated = False
         self._text_seen = False
+        # Calls that will be made, each on its way before what it says is known.
+        self._next_model_call: Opened | None = None
+        self._append: Opened | None = None
         self.remembering: Remembering | None = None
         """Under way once `run` has returned, when there is something to remember."""
+
+    def close(self) -> None:
+        """Ends what is under way besides `run`; nothing, when nothing is."""
+        if self.remembering is not None:
+            self.remembering.close()
+        for call in (self._next_model_call, self._append):
+            if call is not None:
+                call.cancel()
 
     def _announce(self) -> None:
         """The first event of a run; it travels together with the second."""
@@ -235,8 +247,20 @@ class Turn:
             if ahead.request == request:
                 return ahead
             ahead.cancel()
-        timeout = context.deadline_remaining() or self._plan.max_duration
-        return self._upstream.generate(request, timeout)
+        over, self._next_model_call = self._next_model_call, None
+        return self._upstream.generate(request, self._timeout(), over=over)
+
+    def _timeout(self) -> float:
+        """Seconds that a model call gets: all that the run has."""
+        return context.deadline_remaining() or self._plan.max_duration
+
+    def _open_ahead(self, step: Step) -> None:
+        """Has what follows this step on its way, now that something of the step is there."""
+        if self._append is None:
+            self._append = self._upstream.open_append()
+        again = bool(step.started_calls) and step.number < self._plan.max_steps
+        if again and self._next_model_call is None:
+            self._next_model_call = self._upstream.open_generate(self._timeout())
 
     async def _attempt(self, step: Step, request: llm.GenerateRequest) -> None:
         """Raises what the model call raised, or what ended the tools, not a group of both."""
@@ -303,6 +327,8 @@ class Turn:
         speech = Speech(step.number, self._journal, live=self._plan.streaming)
         first: float | None = None
         async for response in call.responses():
+            if first is not None:
+                self._open_ahead(step)
             if not saved.done():
                 answered.set()
                 waiting = time.monotonic()
@@ -396,7 +422,7 @@ class Turn:
             # What is remembered must not be said otherwise by a take-over, so until the end is
             # committed Redis has it: the loss of any one process takes nothing back.
             await self._journal.sent()
-            self.remembering = Remembering(request, self._upstream)
+            self.remembering = Remembering(request, self._upstream, over=self._append)
             # Memory takes longer than the database, so its call has the machine first.
             await asyncio.sleep(_MEMORY_FIRST_SECONDS)
 

@@ -20,6 +20,7 @@ from peregrine.api.memory.v1 import memory_pb2_grpc as memory_rpc
 from peregrine.api.tools.v1 import tools_pb2 as tools
 from peregrine.api.tools.v1 import tools_pb2_grpc as tools_rpc
 from peregrine.kit import context, errors
+from peregrine.kit.calls import Opened, opened
 from peregrine.kit.channel import ChannelPool
 
 # Every method that may be tried again after UNAVAILABLE. BeginTurn and AppendMessages are
@@ -65,11 +66,24 @@ class Upstream:
             raise _typed(error, "MEMORY_UNAVAILABLE", "memory") from error
         return response
 
-    async def append_messages(self, request: memory.AppendMessagesRequest) -> None:
+    async def append_messages(
+        self, request: memory.AppendMessagesRequest, *, over: Opened | None = None
+    ) -> None:
+        """`over`: what `open_append` made."""
         try:
-            await self._memory.AppendMessages(request, timeout=MEMORY_SECONDS)
+            async with asyncio.timeout(MEMORY_SECONDS):
+                if over is not None:
+                    await over.send(request, timeout=MEMORY_SECONDS)
+                else:
+                    await self._memory.AppendMessages(request, timeout=MEMORY_SECONDS)
+        except TimeoutError:
+            raise _silent("MEMORY_UNAVAILABLE", "memory") from None
         except grpc.aio.AioRpcError as error:
             raise _typed(error, "MEMORY_UNAVAILABLE", "memory") from error
+
+    def open_append(self) -> Opened:
+        """An append on its way, under the current context, to a turn that is not complete yet."""
+        return opened(self._memory.AppendMessages, timeout=2 * MEMORY_SECONDS)
 
     def known(
         self, tenant: str, names: Sequence[str], *, connect: bool = False
@@ -109,9 +123,20 @@ class Upstream:
         self._catalog[key] = _Offered(found, now + _CATALOG_SECONDS)
         return found
 
-    def generate(self, request: llm.GenerateRequest, timeout: float) -> "ModelCall":
-        """Makes a model call, under the current context; it has begun when this returns."""
-        return ModelCall(request, self._llm.Generate(request, timeout=timeout), self._ends)
+    def generate(
+        self, request: llm.GenerateRequest, timeout: float, *, over: Opened | None = None
+    ) -> "ModelCall":
+        """Makes a model call, under the current context; it has begun when this returns.
+
+        Args:
+          over: what `open_generate` made.
+        """
+        make = self._llm.Generate if over is None else over.send
+        return ModelCall(request, make(request, timeout=timeout), self._ends)
+
+    def open_generate(self, timeout: float) -> Opened:
+        """A model call on its way, under the current context, whose prompt is not known yet."""
+        return opened(self._llm.Generate, timeout=timeout)
 
     async def execute_tool(
         self, call: tools.ToolCall, registered: tools.RegisteredTool
@@ -192,12 +217,19 @@ def _typed(error: grpc.aio.AioRpcError, away: str, service: str) -> errors.Pereg
     """The error of the far side; one that gRPC itself raised names the service that is away."""
     typed = errors.from_rpc_error(error)
     if typed.reason in ("UNAVAILABLE", "CANCELLED"):
-        what = "cannot be reached"
-    elif typed.reason == "DEADLINE_EXCEEDED" and (context.deadline_remaining() or 1.0) > 0.2:
-        what = "did not answer in time"  # the time that it was given, not that of the caller
-    else:
-        return typed
-    return errors.Unavailable(f"the {service} service {what}", reason=away, retry_after=1.0)
+        return errors.Unavailable(
+            f"the {service} service cannot be reached", reason=away, retry_after=1.0
+        )
+    if typed.reason == "DEADLINE_EXCEEDED" and (context.deadline_remaining() or 1.0) > 0.2:
+        return _silent(away, service)
+    return typed
+
+
+def _silent(away: str, service: str) -> errors.Unavailable:
+    """It has not answered in the time that it was given, which is not that of the caller."""
+    return errors.Unavailable(
+        f"the {service} service did not answer in time", reason=away, retry_after=1.0
+    )
 
 
 def to_proto(error: errors.PeregrineError) -> common.Error:
