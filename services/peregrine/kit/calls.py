@@ -56,9 +56,9 @@ class Opened:
         """Sends its request, once; returns what calling the method with it returns.
 
         Args:
-          timeout: of a call that is made anew; this one has what it was opened with.
+          timeout: of a call that is made anew.
         """
-        if self._call.done():
+        if self._call.done() or self._request.done():
             self.cancel()
             return self._method(request, timeout=timeout)
         self._old.cancel()
@@ -78,7 +78,7 @@ def opened(method: Any, *, timeout: float | None = None) -> Opened:
 
     Args:
       method: of a stub over a `ChannelPool`.
-      timeout: seconds from now until it must have been answered, as for any other call.
+      timeout: seconds for its answer, as for any other call; those in which it is open come on top.
     """
     return Opened(method, timeout)
 
@@ -110,6 +110,8 @@ class _Method:
     def opened(self, requests: AsyncIterator[Any], timeout: float | None) -> Any:
         """A call whose request is what `requests` yields."""
         pool = self._pool
+        if timeout is not None:
+            timeout += _OPEN_SECONDS
         return pool.start(self._open_calls, requests, pool.allowed(timeout), None, {})
 
     def sent(self, call: Any, request: Any) -> Any:

@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -333,7 +333,7 @@ class Database:
                 except BaseException:
                     await asyncio.shield(self._abandon(raw))
                     raise
-                await self._pool.release(raw)
+                self._in_background(self._give_back(raw))
         except TimeoutError:
             if not scope.expired():
                 raise
@@ -372,10 +372,17 @@ class Database:
 
     def _abandon(self, raw: Any) -> asyncio.Task[None]:
         """Rolls back and returns the connection, in a task that `close` waits for."""
-        task = asyncio.create_task(self._roll_back(raw))
+        return self._in_background(self._roll_back(raw))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._cleanups.add(task)
         task.add_done_callback(self._cleanups.discard)
         return task
+
+    async def _give_back(self, raw: Any) -> None:
+        with contextlib.suppress(*_DRIVER):  # it is closed then, and the pool makes another
+            await self._pool.release(raw)
 
     async def _roll_back(self, raw: Any) -> None:
         try:

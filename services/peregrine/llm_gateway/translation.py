@@ -1,7 +1,8 @@
 """The provider's stream events as generation events: a pure state machine.
 
 Text and thinking pass through as they come. Everything else is whole when it leaves: a tool call at
-the end of its block, with the arguments exactly as the model wrote them, byte for byte; a block
+the end of its block, announced at its beginning, with the arguments exactly as the model wrote
+them, byte for byte; a block
 that must go back to the model unchanged (thinking with its signature, redacted thinking, the
 provider's own tools) as one opaque JSON object.
 
@@ -73,10 +74,10 @@ class Translation:
 
     def feed(self, event: dict[str, Any]) -> pb.GenerationEvent | None:
         """The generation event that `event` makes, without sequence and time, if it makes one."""
-        payload = self._feed(event)
-        if payload is not None:
+        made = self._feed(event)
+        if made is not None and not made.HasField("tool_use_started"):
             self.has_content = True
-        return payload
+        return made
 
     def _feed(self, event: dict[str, Any]) -> pb.GenerationEvent | None:
         match event.get("type"):
@@ -112,8 +113,8 @@ class Translation:
         if not is_object(arguments):
             self.broken_arguments += 1
         call = common_pb2.ToolUse(
-            call_id=str(block.json.get("id", "")),
-            tool=str(block.json.get("name", "")),
+            call_id=block.call_id,
+            tool=block.tool,
             arguments=common_pb2.Json(utf8=arguments),
         )
         return pb.GenerationEvent(tool_use=call)
@@ -136,12 +137,23 @@ class _Block:
         self.kind = json.get("type")
         self._parts: list[str] = []
 
+    @property
+    def call_id(self) -> str:
+        return str(self.json.get("id", ""))
+
+    @property
+    def tool(self) -> str:
+        return str(self.json.get("name", ""))
+
     def start(self) -> pb.GenerationEvent | None:
         if self.kind == "text" and (text := self.json.get("text")):
             return _text(text)
         if self.kind == "thinking" and (text := self.json.get("thinking")):
             self._parts.append(text)
             return _thinking(text)
+        if self.kind == "tool_use":
+            started = pb.ToolUseStarted(call_id=self.call_id, tool=self.tool)
+            return pb.GenerationEvent(tool_use_started=started)
         return None
 
     def delta(self, delta: dict[str, Any]) -> pb.GenerationEvent | None:

@@ -13,9 +13,11 @@ import uuid
 from collections.abc import Mapping
 
 from peregrine.api.common.v1 import common_pb2 as common
+from peregrine.api.llm_gateway.v1 import llm_gateway_pb2 as llm
 from peregrine.api.orchestrator.v1 import orchestrator_pb2 as pb
 from peregrine.api.tools.v1 import tools_pb2 as tools
 from peregrine.kit import context, errors
+from peregrine.kit.calls import Opened
 from peregrine.orchestrator.journal import Journal
 from peregrine.orchestrator.metrics import Metrics
 from peregrine.orchestrator.plan import Plan
@@ -70,11 +72,27 @@ class ToolCalls:
         self._slots = asyncio.Semaphore(_PARALLEL if plan.parallel_tools else 1)
         self._keys: dict[str, str] = {}
         self._begun: set[str] = set()
+        # Calls that are on their way while the model writes their arguments.
+        self._open: dict[str, Opened] = {}
         self._occurrences: dict[tuple[str, bytes], int] = {}
+
+    def block_begun(self, started: llm.ToolUseStarted) -> None:
+        """The model begins to write a call, which will be made as soon as it is whole."""
+        registered = self._offered.get(started.tool)
+        if registered is None or not self._eager(started.tool) or len(self._open) >= _PARALLEL:
+            return
+        if started.call_id not in self._open:
+            self._open[started.call_id] = self._upstream.open_tool(registered)
+
+    def close(self) -> None:
+        """Ends the calls that the model began and did not make."""
+        for call in self._open.values():
+            call.cancel()
+        self._open.clear()
 
     def block_complete(self, call: common.ToolUse) -> bool:
         """The model has said the whole call, and goes on writing. True when it is made now."""
-        eager = self._plan.eager_tools and self._plan.parallel_tools and self._harmless(call.tool)
+        eager = self._eager(call.tool)
         if eager:
             self._begin(call, eager=True)
         return eager
@@ -85,6 +103,9 @@ class ToolCalls:
             self._key(call)  # also of those that are there, which count
             if call.call_id not in self._begun and call.call_id not in self._step.results:
                 self._begin(call, eager=False)
+
+    def _eager(self, tool: str) -> bool:
+        return self._plan.eager_tools and self._plan.parallel_tools and self._harmless(tool)
 
     def _harmless(self, tool: str) -> bool:
         registered = self._offered.get(tool)
@@ -212,8 +233,9 @@ class ToolCalls:
         attempt = 0
         while True:
             attempt += 1
+            over = self._open.pop(request.call_id, None)
             try:
-                return await self._upstream.execute_tool(request, registered)
+                return await self._upstream.execute_tool(request, registered, over=over)
             except errors.ResourceExhausted as error:
                 if error.retry_after is None:
                     raise

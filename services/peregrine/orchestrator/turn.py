@@ -36,6 +36,8 @@ _FIRST_BACKOFF = 0.5
 # By how much a call is ahead of what the database is given to do meanwhile.
 _CALL_FIRST_SECONDS = 0.003
 _MEMORY_FIRST_SECONDS = 0.0005
+# By how much the first text is ahead of what is only prepared.
+_FIRST_TEXT_FIRST_SECONDS = 0.001
 
 _STOP_REASONS = {
     llm.STOP_REASON_END_TURN: pb.STOP_REASON_END_TURN,
@@ -83,6 +85,7 @@ class Turn:
         # Calls that will be made, each on its way before what it says is known.
         self._next_model_call: Opened | None = None
         self._append: Opened | None = None
+        self._opening: asyncio.TimerHandle | None = None
         self.remembering: Remembering | None = None
         """Under way once `run` has returned, when there is something to remember."""
 
@@ -90,6 +93,8 @@ class Turn:
         """Ends what is under way besides `run`; nothing, when nothing is."""
         if self.remembering is not None:
             self.remembering.close()
+        if self._opening is not None:
+            self._opening.cancel()
         for call in (self._next_model_call, self._append):
             if call is not None:
                 call.cancel()
@@ -254,13 +259,14 @@ class Turn:
         """Seconds that a model call gets: all that the run has."""
         return context.deadline_remaining() or self._plan.max_duration
 
-    def _open_ahead(self, step: Step) -> None:
-        """Has what follows this step on its way, now that something of the step is there."""
-        if self._append is None:
-            self._append = self._upstream.open_append()
-        again = bool(step.started_calls) and step.number < self._plan.max_steps
-        if again and self._next_model_call is None:
+    def _open_model_call(self, step: Step) -> None:
+        """The results of this step's tools will be shown to the model, unless it was the last."""
+        if self._next_model_call is None and step.number < self._plan.max_steps:
             self._next_model_call = self._upstream.open_generate(self._timeout())
+
+    def _open_append(self) -> None:
+        """The answer that begins here will be remembered."""
+        self._append = self._upstream.open_append()
 
     async def _attempt(self, step: Step, request: llm.GenerateRequest) -> None:
         """Raises what the model call raised, or what ended the tools, not a group of both."""
@@ -268,11 +274,13 @@ class Turn:
             async with asyncio.TaskGroup() as group:
                 answered = asyncio.Event()
                 saved = group.create_task(self._saved(step, answered))
-                calls = self._calls(step, group)
-                await self._stream(step, request, calls, answered, saved)
-                if any(not self._harmless(call) for call in step.calls):
-                    await self._journal.durable()
-                calls.step_complete()
+                with contextlib.closing(self._calls(step, group)) as calls:
+                    await self._stream(step, request, calls, answered, saved)
+                    if any(not self._harmless(call) for call in step.calls):
+                        await self._journal.durable()
+                    calls.step_complete()
+                if step.calls:
+                    self._open_model_call(step)
         except BaseExceptionGroup as group_error:
             raise _first(group_error) from group_error
 
@@ -327,8 +335,6 @@ class Turn:
         speech = Speech(step.number, self._journal, live=self._plan.streaming)
         first: float | None = None
         async for response in call.responses():
-            if first is not None:
-                self._open_ahead(step)
             if not saved.done():
                 answered.set()
                 waiting = time.monotonic()
@@ -349,6 +355,9 @@ class Turn:
                             # Its call leaves before the rest is looked at.
                             await asyncio.sleep(0)
                             await asyncio.sleep(0)
+                            self._open_model_call(step)
+                    case "tool_use_started":
+                        calls.block_begun(event.tool_use_started)
                     case "opaque_block":
                         speech.add(common.ContentBlock(opaque=event.opaque_block))
                     case "started":
@@ -387,6 +396,8 @@ class Turn:
             speech.flush()
             if first is not None and not self._text_seen:
                 self._text_seen = True
+                loop = asyncio.get_running_loop()
+                self._opening = loop.call_later(_FIRST_TEXT_FIRST_SECONDS, self._open_append)
                 self._metrics.first_text.observe(first - self._recorder.origin)
             await self._journal.room()
         if step.finished is None:

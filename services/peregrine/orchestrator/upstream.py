@@ -83,7 +83,7 @@ class Upstream:
 
     def open_append(self) -> Opened:
         """An append on its way, under the current context, to a turn that is not complete yet."""
-        return opened(self._memory.AppendMessages, timeout=2 * MEMORY_SECONDS)
+        return opened(self._memory.AppendMessages, timeout=MEMORY_SECONDS)
 
     def known(
         self, tenant: str, names: Sequence[str], *, connect: bool = False
@@ -139,17 +139,31 @@ class Upstream:
         return opened(self._llm.Generate, timeout=timeout)
 
     async def execute_tool(
-        self, call: tools.ToolCall, registered: tools.RegisteredTool
+        self,
+        call: tools.ToolCall,
+        registered: tools.RegisteredTool,
+        *,
+        over: Opened | None = None,
     ) -> tools.ToolResult:
-        own = registered.tool.timeout.ToNanoseconds() / 1e9 or _TOOL_DEFAULT_SECONDS
+        """`over`: what `open_tool` made."""
+        request = tools.ExecuteToolRequest(call=call)
+        seconds = _tool_seconds(registered)
         try:
-            response = await self._tools.ExecuteTool(
-                tools.ExecuteToolRequest(call=call), timeout=own + _TOOL_MARGIN_SECONDS
-            )
+            async with asyncio.timeout(seconds):
+                if over is not None:
+                    response = await over.send(request, timeout=seconds)
+                else:
+                    response = await self._tools.ExecuteTool(request, timeout=seconds)
+        except TimeoutError:
+            raise _silent("TOOLS_UNAVAILABLE", "tools") from None
         except grpc.aio.AioRpcError as error:
             raise _typed(error, "TOOLS_UNAVAILABLE", "tools") from error
         result: tools.ToolResult = response.result
         return result
+
+    def open_tool(self, registered: tools.RegisteredTool) -> Opened:
+        """A call of a tool on its way, under the current context, whose arguments are to come."""
+        return opened(self._tools.ExecuteTool, timeout=_tool_seconds(registered))
 
 
 class ModelCall:
@@ -211,6 +225,11 @@ class _Offered:
     def __init__(self, found: dict[str, tools.RegisteredTool], until: float) -> None:
         self.tools = found
         self.until = until
+
+
+def _tool_seconds(registered: tools.RegisteredTool) -> float:
+    own = registered.tool.timeout.ToNanoseconds() / 1e9 or _TOOL_DEFAULT_SECONDS
+    return own + _TOOL_MARGIN_SECONDS
 
 
 def _typed(error: grpc.aio.AioRpcError, away: str, service: str) -> errors.PeregrineError:

@@ -71,7 +71,12 @@ async def test_a_tool_call_leaves_whole_with_the_bytes_the_model_wrote(
 
     events = await read(gateway.stub.Generate(ask(tools=True)))
 
+    begun = [event.tool_use_started for event in events if event.HasField("tool_use_started")]
     one, two = [event.tool_use for event in events if event.HasField("tool_use")]
+    assert [(each.call_id, each.tool) for each in begun] == [
+        (one.call_id, "one"),
+        (two.call_id, "two"),
+    ]
     assert (one.tool, one.arguments.utf8) == ("one", arguments.encode())
     assert (two.tool, two.arguments.utf8) == ("two", b"{}")
     assert one.call_id != two.call_id
@@ -105,7 +110,8 @@ async def test_broken_arguments_are_handed_on_raw(gateway: Gateway, model: Model
 
     events = await read(gateway.stub.Generate(ask(tools=True)))
 
-    assert events[1].tool_use.arguments.utf8 == b'{"a": '
+    (call,) = [event.tool_use for event in events if event.HasField("tool_use")]
+    assert call.arguments.utf8 == b'{"a": '
     assert gateway.metric("peregrine_llm_broken_tool_arguments_total") == 1
 
 

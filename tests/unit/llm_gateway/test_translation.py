@@ -41,7 +41,9 @@ def test_a_tool_call_is_made_at_the_end_of_its_block_only() -> None:
         for part in ("", '{"a"', ": 1}")
     ]
 
-    assert feed(answer, events[:-1]) == []
+    (begun,) = feed(answer, events[:-1])
+    assert begun.tool_use_started == pb.ToolUseStarted(call_id="t1", tool="add")
+    # Nothing of it was said that making the call again would say otherwise.
     assert not answer.has_content
     (made,) = feed(answer, events[-1:])
     assert (made.tool_use.call_id, made.tool_use.tool) == ("t1", "add")
@@ -64,7 +66,7 @@ def test_arguments_are_what_the_model_wrote(
     answer = Translation()
     content = {"type": "tool_use", "id": "t", "name": "n", "input": given}
 
-    (made,) = feed(answer, block(0, content, *map(partial, parts)))
+    _, made = feed(answer, block(0, content, *map(partial, parts)))
 
     assert made.tool_use.arguments.utf8 == expected
     assert answer.broken_arguments == (1 if expected[:1] != b"{" or expected[-1:] != b"}" else 0)
@@ -97,7 +99,8 @@ def test_blocks_may_interleave() -> None:
 
     made = feed(Translation(), [one[0], two[0], two[1], one[1], two[2], one[2]])
 
-    assert [(e.tool_use.call_id, e.tool_use.arguments.utf8) for e in made] == [
+    assert [e.tool_use_started.call_id for e in made[:2]] == ["1", "2"]
+    assert [(e.tool_use.call_id, e.tool_use.arguments.utf8) for e in made[2:]] == [
         ("2", b'{"n":2}'),
         ("1", b'{"n":1}'),
     ]

@@ -27,19 +27,19 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from peregrine.api.common.v1 import common_pb2 as peregrine_dot_api_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.peregrine/api/llm_gateway/v1/llm_gateway.proto\x12\x1cperegrine.api.llm_gateway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$peregrine/api/common/v1/common.proto\"h\n\x0eToolDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x33\n\x0cinput_schema\x18\x03 \x01(\x0b\x32\x1d.peregrine.api.common.v1.Json\"\xd4\x02\n\x06Prompt\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06system\x18\x02 \x01(\t\x12\x32\n\x08messages\x18\x03 \x03(\x0b\x32 .peregrine.api.common.v1.Message\x12;\n\x05tools\x18\x04 \x03(\x0b\x32,.peregrine.api.llm_gateway.v1.ToolDefinition\x12=\n\x0btool_choice\x18\x05 \x01(\x0e\x32(.peregrine.api.llm_gateway.v1.ToolChoice\x12\x19\n\x11max_output_tokens\x18\x06 \x01(\r\x12\x18\n\x0btemperature\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\x0estop_sequences\x18\x08 \x03(\t\x12\x1e\n\x16thinking_budget_tokens\x18\t \x01(\rB\x0e\n\x0c_temperature\"\xa2\x02\n\x0fGenerateRequest\x12\x34\n\x06prompt\x18\x01 \x01(\x0b\x32$.peregrine.api.llm_gateway.v1.Prompt\x12\x17\n\x0f\x66\x61llback_models\x18\x02 \x03(\t\x12\x43\n\x0eresponse_cache\x18\x03 \x01(\x0e\x32+.peregrine.api.llm_gateway.v1.ResponseCache\x12\x16\n\x0eprompt_caching\x18\x04 \x01(\x08\x12-\n\x05scope\x18\x05 \x01(\x0e\x32\x1e.peregrine.api.common.v1.Scope\x12\x10\n\x08\x61gent_id\x18\x06 \x01(\t\x12\x0e\n\x06run_id\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\"Q\n\x10GenerateResponse\x12=\n\x06\x65vents\x18\x01 \x03(\x0b\x32-.peregrine.api.llm_gateway.v1.GenerationEvent\"\xac\x05\n\x0fGenerationEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x42\n\x07started\x18\n \x01(\x0b\x32/.peregrine.api.llm_gateway.v1.GenerationStartedH\x00\x12=\n\ntext_delta\x18\x0b \x01(\x0b\x32\'.peregrine.api.llm_gateway.v1.TextDeltaH\x00\x12\x45\n\x0ethinking_delta\x18\x0c \x01(\x0b\x32+.peregrine.api.llm_gateway.v1.ThinkingDeltaH\x00\x12\x34\n\x08tool_use\x18\r \x01(\x0b\x32 .peregrine.api.common.v1.ToolUseH\x00\x12\x35\n\x0copaque_block\x18\x0e \x01(\x0b\x32\x1d.peregrine.api.common.v1.JsonH\x00\x12\x44\n\x08retrying\x18\x0f \x01(\x0b\x32\x30.peregrine.api.llm_gateway.v1.GenerationRetryingH\x00\x12\x46\n\trestarted\x18\x10 \x01(\x0b\x32\x31.peregrine.api.llm_gateway.v1.GenerationRestartedH\x00\x12\x44\n\x08\x66inished\x18\x11 \x01(\x0b\x32\x30.peregrine.api.llm_gateway.v1.GenerationFinishedH\x00\x12@\n\x06\x66\x61iled\x18\x12 \x01(\x0b\x32..peregrine.api.llm_gateway.v1.GenerationFailedH\x00\x42\t\n\x07payload\"\x82\x01\n\x11GenerationStarted\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x11\n\tsimulated\x18\x03 \x01(\x08\x12\x34\n\x0cprompt_usage\x18\x04 \x01(\x0b\x32\x1e.peregrine.api.common.v1.Usage\"\x19\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x1d\n\rThinkingDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"|\n\x12GenerationRetrying\x12-\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x1e.peregrine.api.common.v1.Error\x12(\n\x05\x64\x65lay\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05model\x18\x03 \x01(\t\"+\n\x13GenerationRestarted\x12\x14\n\x0c\x64iscard_from\x18\x01 \x01(\x03\"\xd0\x01\n\x12GenerationFinished\x12=\n\x0bstop_reason\x18\x01 \x01(\x0e\x32(.peregrine.api.llm_gateway.v1.StopReason\x12-\n\x05usage\x18\x02 \x01(\x0b\x32\x1e.peregrine.api.common.v1.Usage\x12<\n\x05times\x18\x03 \x01(\x0b\x32-.peregrine.api.llm_gateway.v1.GenerationTimes\x12\x0e\n\x06\x63\x61\x63hed\x18\x04 \x01(\x08\"p\n\x10GenerationFailed\x12-\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x1e.peregrine.api.common.v1.Error\x12-\n\x05usage\x18\x02 \x01(\x0b\x32\x1e.peregrine.api.common.v1.Usage\"\x86\x01\n\x0fGenerationTimes\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x10\n\x08\x62uild_ms\x18\x02 \x01(\x01\x12\x10\n\x08\x63\x61\x63he_ms\x18\x03 \x01(\x01\x12\x12\n\nconnect_ms\x18\x04 \x01(\x01\x12\x16\n\x0e\x66irst_token_ms\x18\x05 \x01(\x01\x12\x11\n\tdecode_ms\x18\x06 \x01(\x01\"G\n\x16WatchGenerationRequest\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"X\n\x17WatchGenerationResponse\x12=\n\x06\x65vents\x18\x01 \x03(\x0b\x32-.peregrine.api.llm_gateway.v1.GenerationEvent\"0\n\x17\x43\x61ncelGenerationRequest\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\"-\n\x18\x43\x61ncelGenerationResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x08\"J\n\x12\x43ountTokensRequest\x12\x34\n\x06prompt\x18\x01 \x01(\x0b\x32$.peregrine.api.llm_gateway.v1.Prompt\"+\n\x13\x43ountTokensResponse\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\">\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x11\n\tsimulated\x18\x03 \x01(\x08\"b\n\x12ListModelsResponse\x12\x33\n\x06models\x18\x01 \x03(\x0b\x32#.peregrine.api.llm_gateway.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x90\x01\n\x0fGetUsageRequest\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\"H\n\x10GetUsageResponse\x12\x34\n\x04rows\x18\x01 \x03(\x0b\x32&.peregrine.api.llm_gateway.v1.UsageRow\"~\n\x08UsageRow\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05\x63\x61lls\x18\x03 \x01(\x03\x12-\n\x05usage\x18\x04 \x01(\x0b\x32\x1e.peregrine.api.common.v1.Usage\x12\x13\n\x0b\x63ost_micros\x18\x05 \x01(\x03*a\n\rResponseCache\x12\x1e\n\x1aRESPONSE_CACHE_UNSPECIFIED\x10\x00\x12\x16\n\x12RESPONSE_CACHE_OFF\x10\x01\x12\x18\n\x14RESPONSE_CACHE_EXACT\x10\x02*j\n\nToolChoice\x12\x1b\n\x17TOOL_CHOICE_UNSPECIFIED\x10\x00\x12\x14\n\x10TOOL_CHOICE_AUTO\x10\x01\x12\x13\n\x0fTOOL_CHOICE_ANY\x10\x02\x12\x14\n\x10TOOL_CHOICE_NONE\x10\x03*\xc8\x01\n\nStopReason\x12\x1b\n\x17STOP_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14STOP_REASON_END_TURN\x10\x01\x12\x18\n\x14STOP_REASON_TOOL_USE\x10\x02\x12\x1a\n\x16STOP_REASON_MAX_TOKENS\x10\x03\x12\x1d\n\x19STOP_REASON_STOP_SEQUENCE\x10\x04\x12\x17\n\x13STOP_REASON_REFUSAL\x10\x05\x12\x15\n\x11STOP_REASON_PAUSE\x10\x06\x32\xd0\x05\n\nLlmService\x12k\n\x08Generate\x12-.peregrine.api.llm_gateway.v1.GenerateRequest\x1a..peregrine.api.llm_gateway.v1.GenerateResponse0\x01\x12\x80\x01\n\x0fWatchGeneration\x12\x34.peregrine.api.llm_gateway.v1.WatchGenerationRequest\x1a\x35.peregrine.api.llm_gateway.v1.WatchGenerationResponse0\x01\x12\x81\x01\n\x10\x43\x61ncelGeneration\x12\x35.peregrine.api.llm_gateway.v1.CancelGenerationRequest\x1a\x36.peregrine.api.llm_gateway.v1.CancelGenerationResponse\x12r\n\x0b\x43ountTokens\x12\x30.peregrine.api.llm_gateway.v1.CountTokensRequest\x1a\x31.peregrine.api.llm_gateway.v1.CountTokensResponse\x12o\n\nListModels\x12/.peregrine.api.llm_gateway.v1.ListModelsRequest\x1a\x30.peregrine.api.llm_gateway.v1.ListModelsResponse\x12i\n\x08GetUsage\x12-.peregrine.api.llm_gateway.v1.GetUsageRequest\x1a..peregrine.api.llm_gateway.v1.GetUsageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.peregrine/api/llm_gateway/v1/llm_gateway.proto\x12\x1cperegrine.api.llm_gateway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$peregrine/api/common/v1/common.proto\"h\n\x0eToolDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x33\n\x0cinput_schema\x18\x03 \x01(\x0b\x32\x1d.peregrine.api.common.v1.Json\"\xd4\x02\n\x06Prompt\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06system\x18\x02 \x01(\t\x12\x32\n\x08messages\x18\x03 \x03(\x0b\x32 .peregrine.api.common.v1.Message\x12;\n\x05tools\x18\x04 \x03(\x0b\x32,.peregrine.api.llm_gateway.v1.ToolDefinition\x12=\n\x0btool_choice\x18\x05 \x01(\x0e\x32(.peregrine.api.llm_gateway.v1.ToolChoice\x12\x19\n\x11max_output_tokens\x18\x06 \x01(\r\x12\x18\n\x0btemperature\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\x0estop_sequences\x18\x08 \x03(\t\x12\x1e\n\x16thinking_budget_tokens\x18\t \x01(\rB\x0e\n\x0c_temperature\"\xa2\x02\n\x0fGenerateRequest\x12\x34\n\x06prompt\x18\x01 \x01(\x0b\x32$.peregrine.api.llm_gateway.v1.Prompt\x12\x17\n\x0f\x66\x61llback_models\x18\x02 \x03(\t\x12\x43\n\x0eresponse_cache\x18\x03 \x01(\x0e\x32+.peregrine.api.llm_gateway.v1.ResponseCache\x12\x16\n\x0eprompt_caching\x18\x04 \x01(\x08\x12-\n\x05scope\x18\x05 \x01(\x0e\x32\x1e.peregrine.api.common.v1.Scope\x12\x10\n\x08\x61gent_id\x18\x06 \x01(\t\x12\x0e\n\x06run_id\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\"Q\n\x10GenerateResponse\x12=\n\x06\x65vents\x18\x01 \x03(\x0b\x32-.peregrine.api.llm_gateway.v1.GenerationEvent\"\xf6\x05\n\x0fGenerationEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x42\n\x07started\x18\n \x01(\x0b\x32/.peregrine.api.llm_gateway.v1.GenerationStartedH\x00\x12=\n\ntext_delta\x18\x0b \x01(\x0b\x32\'.peregrine.api.llm_gateway.v1.TextDeltaH\x00\x12\x45\n\x0ethinking_delta\x18\x0c \x01(\x0b\x32+.peregrine.api.llm_gateway.v1.ThinkingDeltaH\x00\x12\x34\n\x08tool_use\x18\r \x01(\x0b\x32 .peregrine.api.common.v1.ToolUseH\x00\x12\x35\n\x0copaque_block\x18\x0e \x01(\x0b\x32\x1d.peregrine.api.common.v1.JsonH\x00\x12\x44\n\x08retrying\x18\x0f \x01(\x0b\x32\x30.peregrine.api.llm_gateway.v1.GenerationRetryingH\x00\x12\x46\n\trestarted\x18\x10 \x01(\x0b\x32\x31.peregrine.api.llm_gateway.v1.GenerationRestartedH\x00\x12\x44\n\x08\x66inished\x18\x11 \x01(\x0b\x32\x30.peregrine.api.llm_gateway.v1.GenerationFinishedH\x00\x12@\n\x06\x66\x61iled\x18\x12 \x01(\x0b\x32..peregrine.api.llm_gateway.v1.GenerationFailedH\x00\x12H\n\x10tool_use_started\x18\x13 \x01(\x0b\x32,.peregrine.api.llm_gateway.v1.ToolUseStartedH\x00\x42\t\n\x07payload\"\x82\x01\n\x11GenerationStarted\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x11\n\tsimulated\x18\x03 \x01(\x08\x12\x34\n\x0cprompt_usage\x18\x04 \x01(\x0b\x32\x1e.peregrine.api.common.v1.Usage\"\x19\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x1d\n\rThinkingDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"/\n\x0eToolUseStarted\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\"|\n\x12GenerationRetrying\x12-\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x1e.peregrine.api.common.v1.Error\x12(\n\x05\x64\x65lay\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05model\x18\x03 \x01(\t\"+\n\x13GenerationRestarted\x12\x14\n\x0c\x64iscard_from\x18\x01 \x01(\x03\"\xd0\x01\n\x12GenerationFinished\x12=\n\x0bstop_reason\x18\x01 \x01(\x0e\x32(.peregrine.api.llm_gateway.v1.StopReason\x12-\n\x05usage\x18\x02 \x01(\x0b\x32\x1e.peregrine.api.common.v1.Usage\x12<\n\x05times\x18\x03 \x01(\x0b\x32-.peregrine.api.llm_gateway.v1.GenerationTimes\x12\x0e\n\x06\x63\x61\x63hed\x18\x04 \x01(\x08\"p\n\x10GenerationFailed\x12-\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x1e.peregrine.api.common.v1.Error\x12-\n\x05usage\x18\x02 \x01(\x0b\x32\x1e.peregrine.api.common.v1.Usage\"\x86\x01\n\x0fGenerationTimes\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x10\n\x08\x62uild_ms\x18\x02 \x01(\x01\x12\x10\n\x08\x63\x61\x63he_ms\x18\x03 \x01(\x01\x12\x12\n\nconnect_ms\x18\x04 \x01(\x01\x12\x16\n\x0e\x66irst_token_ms\x18\x05 \x01(\x01\x12\x11\n\tdecode_ms\x18\x06 \x01(\x01\"G\n\x16WatchGenerationRequest\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"X\n\x17WatchGenerationResponse\x12=\n\x06\x65vents\x18\x01 \x03(\x0b\x32-.peregrine.api.llm_gateway.v1.GenerationEvent\"0\n\x17\x43\x61ncelGenerationRequest\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\"-\n\x18\x43\x61ncelGenerationResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x08\"J\n\x12\x43ountTokensRequest\x12\x34\n\x06prompt\x18\x01 \x01(\x0b\x32$.peregrine.api.llm_gateway.v1.Prompt\"+\n\x13\x43ountTokensResponse\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\">\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x11\n\tsimulated\x18\x03 \x01(\x08\"b\n\x12ListModelsResponse\x12\x33\n\x06models\x18\x01 \x03(\x0b\x32#.peregrine.api.llm_gateway.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x90\x01\n\x0fGetUsageRequest\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\"H\n\x10GetUsageResponse\x12\x34\n\x04rows\x18\x01 \x03(\x0b\x32&.peregrine.api.llm_gateway.v1.UsageRow\"~\n\x08UsageRow\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05\x63\x61lls\x18\x03 \x01(\x03\x12-\n\x05usage\x18\x04 \x01(\x0b\x32\x1e.peregrine.api.common.v1.Usage\x12\x13\n\x0b\x63ost_micros\x18\x05 \x01(\x03*a\n\rResponseCache\x12\x1e\n\x1aRESPONSE_CACHE_UNSPECIFIED\x10\x00\x12\x16\n\x12RESPONSE_CACHE_OFF\x10\x01\x12\x18\n\x14RESPONSE_CACHE_EXACT\x10\x02*j\n\nToolChoice\x12\x1b\n\x17TOOL_CHOICE_UNSPECIFIED\x10\x00\x12\x14\n\x10TOOL_CHOICE_AUTO\x10\x01\x12\x13\n\x0fTOOL_CHOICE_ANY\x10\x02\x12\x14\n\x10TOOL_CHOICE_NONE\x10\x03*\xc8\x01\n\nStopReason\x12\x1b\n\x17STOP_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14STOP_REASON_END_TURN\x10\x01\x12\x18\n\x14STOP_REASON_TOOL_USE\x10\x02\x12\x1a\n\x16STOP_REASON_MAX_TOKENS\x10\x03\x12\x1d\n\x19STOP_REASON_STOP_SEQUENCE\x10\x04\x12\x17\n\x13STOP_REASON_REFUSAL\x10\x05\x12\x15\n\x11STOP_REASON_PAUSE\x10\x06\x32\xd0\x05\n\nLlmService\x12k\n\x08Generate\x12-.peregrine.api.llm_gateway.v1.GenerateRequest\x1a..peregrine.api.llm_gateway.v1.GenerateResponse0\x01\x12\x80\x01\n\x0fWatchGeneration\x12\x34.peregrine.api.llm_gateway.v1.WatchGenerationRequest\x1a\x35.peregrine.api.llm_gateway.v1.WatchGenerationResponse0\x01\x12\x81\x01\n\x10\x43\x61ncelGeneration\x12\x35.peregrine.api.llm_gateway.v1.CancelGenerationRequest\x1a\x36.peregrine.api.llm_gateway.v1.CancelGenerationResponse\x12r\n\x0b\x43ountTokens\x12\x30.peregrine.api.llm_gateway.v1.CountTokensRequest\x1a\x31.peregrine.api.llm_gateway.v1.CountTokensResponse\x12o\n\nListModels\x12/.peregrine.api.llm_gateway.v1.ListModelsRequest\x1a\x30.peregrine.api.llm_gateway.v1.ListModelsResponse\x12i\n\x08GetUsage\x12-.peregrine.api.llm_gateway.v1.GetUsageRequest\x1a..peregrine.api.llm_gateway.v1.GetUsageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'peregrine.api.llm_gateway.v1.llm_gateway_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RESPONSECACHE']._serialized_start=3473
-  _globals['_RESPONSECACHE']._serialized_end=3570
-  _globals['_TOOLCHOICE']._serialized_start=3572
-  _globals['_TOOLCHOICE']._serialized_end=3678
-  _globals['_STOPREASON']._serialized_start=3681
-  _globals['_STOPREASON']._serialized_end=3881
+  _globals['_RESPONSECACHE']._serialized_start=3596
+  _globals['_RESPONSECACHE']._serialized_end=3693
+  _globals['_TOOLCHOICE']._serialized_start=3695
+  _globals['_TOOLCHOICE']._serialized_end=3801
+  _globals['_STOPREASON']._serialized_start=3804
+  _globals['_STOPREASON']._serialized_end=4004
   _globals['_TOOLDEFINITION']._serialized_start=183
   _globals['_TOOLDEFINITION']._serialized_end=287
   _globals['_PROMPT']._serialized_start=290
@@ -49,47 +49,49 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATERESPONSE']._serialized_start=925
   _globals['_GENERATERESPONSE']._serialized_end=1006
   _globals['_GENERATIONEVENT']._serialized_start=1009
-  _globals['_GENERATIONEVENT']._serialized_end=1693
-  _globals['_GENERATIONSTARTED']._serialized_start=1696
-  _globals['_GENERATIONSTARTED']._serialized_end=1826
-  _globals['_TEXTDELTA']._serialized_start=1828
-  _globals['_TEXTDELTA']._serialized_end=1853
-  _globals['_THINKINGDELTA']._serialized_start=1855
-  _globals['_THINKINGDELTA']._serialized_end=1884
-  _globals['_GENERATIONRETRYING']._serialized_start=1886
-  _globals['_GENERATIONRETRYING']._serialized_end=2010
-  _globals['_GENERATIONRESTARTED']._serialized_start=2012
-  _globals['_GENERATIONRESTARTED']._serialized_end=2055
-  _globals['_GENERATIONFINISHED']._serialized_start=2058
-  _globals['_GENERATIONFINISHED']._serialized_end=2266
-  _globals['_GENERATIONFAILED']._serialized_start=2268
-  _globals['_GENERATIONFAILED']._serialized_end=2380
-  _globals['_GENERATIONTIMES']._serialized_start=2383
-  _globals['_GENERATIONTIMES']._serialized_end=2517
-  _globals['_WATCHGENERATIONREQUEST']._serialized_start=2519
-  _globals['_WATCHGENERATIONREQUEST']._serialized_end=2590
-  _globals['_WATCHGENERATIONRESPONSE']._serialized_start=2592
-  _globals['_WATCHGENERATIONRESPONSE']._serialized_end=2680
-  _globals['_CANCELGENERATIONREQUEST']._serialized_start=2682
-  _globals['_CANCELGENERATIONREQUEST']._serialized_end=2730
-  _globals['_CANCELGENERATIONRESPONSE']._serialized_start=2732
-  _globals['_CANCELGENERATIONRESPONSE']._serialized_end=2777
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=2779
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=2853
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=2855
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=2898
-  _globals['_LISTMODELSREQUEST']._serialized_start=2900
-  _globals['_LISTMODELSREQUEST']._serialized_end=2958
-  _globals['_MODEL']._serialized_start=2960
-  _globals['_MODEL']._serialized_end=3022
-  _globals['_LISTMODELSRESPONSE']._serialized_start=3024
-  _globals['_LISTMODELSRESPONSE']._serialized_end=3122
-  _globals['_GETUSAGEREQUEST']._serialized_start=3125
-  _globals['_GETUSAGEREQUEST']._serialized_end=3269
-  _globals['_GETUSAGERESPONSE']._serialized_start=3271
-  _globals['_GETUSAGERESPONSE']._serialized_end=3343
-  _globals['_USAGEROW']._serialized_start=3345
-  _globals['_USAGEROW']._serialized_end=3471
-  _globals['_LLMSERVICE']._serialized_start=3884
-  _globals['_LLMSERVICE']._serialized_end=4604
+  _globals['_GENERATIONEVENT']._serialized_end=1767
+  _globals['_GENERATIONSTARTED']._serialized_start=1770
+  _globals['_GENERATIONSTARTED']._serialized_end=1900
+  _globals['_TEXTDELTA']._serialized_start=1902
+  _globals['_TEXTDELTA']._serialized_end=1927
+  _globals['_THINKINGDELTA']._serialized_start=1929
+  _globals['_THINKINGDELTA']._serialized_end=1958
+  _globals['_TOOLUSESTARTED']._serialized_start=1960
+  _globals['_TOOLUSESTARTED']._serialized_end=2007
+  _globals['_GENERATIONRETRYING']._serialized_start=2009
+  _globals['_GENERATIONRETRYING']._serialized_end=2133
+  _globals['_GENERATIONRESTARTED']._serialized_start=2135
+  _globals['_GENERATIONRESTARTED']._serialized_end=2178
+  _globals['_GENERATIONFINISHED']._serialized_start=2181
+  _globals['_GENERATIONFINISHED']._serialized_end=2389
+  _globals['_GENERATIONFAILED']._serialized_start=2391
+  _globals['_GENERATIONFAILED']._serialized_end=2503
+  _globals['_GENERATIONTIMES']._serialized_start=2506
+  _globals['_GENERATIONTIMES']._serialized_end=2640
+  _globals['_WATCHGENERATIONREQUEST']._serialized_start=2642
+  _globals['_WATCHGENERATIONREQUEST']._serialized_end=2713
+  _globals['_WATCHGENERATIONRESPONSE']._serialized_start=2715
+  _globals['_WATCHGENERATIONRESPONSE']._serialized_end=2803
+  _globals['_CANCELGENERATIONREQUEST']._serialized_start=2805
+  _globals['_CANCELGENERATIONREQUEST']._serialized_end=2853
+  _globals['_CANCELGENERATIONRESPONSE']._serialized_start=2855
+  _globals['_CANCELGENERATIONRESPONSE']._serialized_end=2900
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=2902
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=2976
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=2978
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=3021
+  _globals['_LISTMODELSREQUEST']._serialized_start=3023
+  _globals['_LISTMODELSREQUEST']._serialized_end=3081
+  _globals['_MODEL']._serialized_start=3083
+  _globals['_MODEL']._serialized_end=3145
+  _globals['_LISTMODELSRESPONSE']._serialized_start=3147
+  _globals['_LISTMODELSRESPONSE']._serialized_end=3245
+  _globals['_GETUSAGEREQUEST']._serialized_start=3248
+  _globals['_GETUSAGEREQUEST']._serialized_end=3392
+  _globals['_GETUSAGERESPONSE']._serialized_start=3394
+  _globals['_GETUSAGERESPONSE']._serialized_end=3466
+  _globals['_USAGEROW']._serialized_start=3468
+  _globals['_USAGEROW']._serialized_end=3594
+  _globals['_LLMSERVICE']._serialized_start=4007
+  _globals['_LLMSERVICE']._serialized_end=4727
 # @@protoc_insertion_point(module_scope)

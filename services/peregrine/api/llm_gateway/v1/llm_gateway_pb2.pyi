@@ -108,7 +108,7 @@ class GenerateResponse(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[GenerationEvent, _Mapping]]] = ...) -> None: ...
 
 class GenerationEvent(_message.Message):
-    __slots__ = ("sequence", "create_time", "started", "text_delta", "thinking_delta", "tool_use", "opaque_block", "retrying", "restarted", "finished", "failed")
+    __slots__ = ("sequence", "create_time", "started", "text_delta", "thinking_delta", "tool_use", "opaque_block", "retrying", "restarted", "finished", "failed", "tool_use_started")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     STARTED_FIELD_NUMBER: _ClassVar[int]
@@ -120,6 +120,7 @@ class GenerationEvent(_message.Message):
     RESTARTED_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
+    TOOL_USE_STARTED_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     create_time: _timestamp_pb2.Timestamp
     started: GenerationStarted
@@ -131,7 +132,8 @@ class GenerationEvent(_message.Message):
     restarted: GenerationRestarted
     finished: GenerationFinished
     failed: GenerationFailed
-    def __init__(self, sequence: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started: _Optional[_Union[GenerationStarted, _Mapping]] = ..., text_delta: _Optional[_Union[TextDelta, _Mapping]] = ..., thinking_delta: _Optional[_Union[ThinkingDelta, _Mapping]] = ..., tool_use: _Optional[_Union[_common_pb2.ToolUse, _Mapping]] = ..., opaque_block: _Optional[_Union[_common_pb2.Json, _Mapping]] = ..., retrying: _Optional[_Union[GenerationRetrying, _Mapping]] = ..., restarted: _Optional[_Union[GenerationRestarted, _Mapping]] = ..., finished: _Optional[_Union[GenerationFinished, _Mapping]] = ..., failed: _Optional[_Union[GenerationFailed, _Mapping]] = ...) -> None: ...
+    tool_use_started: ToolUseStarted
+    def __init__(self, sequence: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started: _Optional[_Union[GenerationStarted, _Mapping]] = ..., text_delta: _Optional[_Union[TextDelta, _Mapping]] = ..., thinking_delta: _Optional[_Union[ThinkingDelta, _Mapping]] = ..., tool_use: _Optional[_Union[_common_pb2.ToolUse, _Mapping]] = ..., opaque_block: _Optional[_Union[_common_pb2.Json, _Mapping]] = ..., retrying: _Optional[_Union[GenerationRetrying, _Mapping]] = ..., restarted: _Optional[_Union[GenerationRestarted, _Mapping]] = ..., finished: _Optional[_Union[GenerationFinished, _Mapping]] = ..., failed: _Optional[_Union[GenerationFailed, _Mapping]] = ..., tool_use_started: _Optional[_Union[ToolUseStarted, _Mapping]] = ...) -> None: ...
 
 class GenerationStarted(_message.Message):
     __slots__ = ("generation_id", "model", "simulated", "prompt_usage")
@@ -156,6 +158,14 @@ class ThinkingDelta(_message.Message):
     TEXT_FIELD_NUMBER: _ClassVar[int]
     text: str
     def __init__(self, text: _Optional[str] = ...) -> None: ...
+
+class ToolUseStarted(_message.Message):
+    __slots__ = ("call_id", "tool")
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    call_id: str
+    tool: str
+    def __init__(self, call_id: _Optional[str] = ..., tool: _Optional[str] = ...) -> None: ...
 
 class GenerationRetrying(_message.Message):
     __slots__ = ("error", "delay", "model")
