@@ -4,7 +4,7 @@ A log is (tenant, log_id) and has entries at positions 1, 2, 3 … through exact
 One process owns it at a time, under an epoch that grows by one with every change of owner. Entries
 live in two stores:
 
-    PostgreSQL (`store`)  the truth: fenced batches within 250 ms; a finished log folded in one row
+    PostgreSQL (`store`)  the truth: fenced batches within 50 ms; a finished log folded in one row
     Redis (`tail`)        the live end: the newest entries, published to followers as they come
 
 An entry is **visible** (readers may have it) once either store has it, and **durable** once

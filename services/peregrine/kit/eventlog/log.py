@@ -75,7 +75,7 @@ class EventLog:
         registry: CollectorRegistry | None = None,
         lease_seconds: float = 3.0,
         renew_seconds: float = 1.0,
-        flush_seconds: float = 0.25,
+        flush_seconds: float = 0.05,
         retention_seconds: float = 86400.0,
         buffer_bytes: int = 10_000_000,
         buffer_seconds: float = 60.0,
