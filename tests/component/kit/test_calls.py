@@ -169,3 +169,17 @@ async def test_one_without_a_server_fails_as_any_call_does() -> None:
             with pytest.raises(grpc.aio.AioRpcError) as away:
                 await answer(call.send(HELLO))
             assert away.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_where_many_calls_are_under_way_none_is_opened_ahead() -> None:
+    arrivals = Arrivals()
+    async with echo_server(interceptors=[arrivals]) as server, pool(server.address) as channel:
+        stub = EchoStub(channel)
+        first = [opened(stub.Say) for _ in range(20)]
+        await eventually(lambda: len(arrivals.seen) == 8)
+        assert sum(channel.in_flight) == 8
+        assert [await answer(call.send(HELLO)) for call in first] == ["hello"] * 20
+        assert len(arrivals.seen) == 20
+        late = opened(stub.Say)
+        late.cancel()
+        await eventually(lambda: channel.in_flight == (0, 0))
